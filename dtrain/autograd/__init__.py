@@ -1,0 +1,28 @@
+"""Tensor, the rule by which ops are differentiated, the backward walk, gradient checks.
+
+May import `dtrain.backend`. Read in this order: `tensor.py` (an array that knows where it came
+from), `op.py` (how a function of arrays becomes a function of Tensors), `graph.py` (the walk).
+"""
+
+from dtrain.autograd.check import check_grads
+from dtrain.autograd.function import Function
+from dtrain.autograd.graph import backward, grad, on_backward_end
+from dtrain.autograd.mode import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from dtrain.autograd.op import Joint, op
+from dtrain.autograd.tensor import Tensor, device
+
+__all__ = [
+    "Function",
+    "Joint",
+    "Tensor",
+    "backward",
+    "check_grads",
+    "device",
+    "enable_grad",
+    "grad",
+    "is_grad_enabled",
+    "no_grad",
+    "on_backward_end",
+    "op",
+    "set_grad_enabled",
+]

@@ -1,0 +1,82 @@
+"""Whether operations are recorded for the backward pass: a flag of each thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+__all__ = ["enable_grad", "is_grad_enabled", "mode", "no_grad", "set_grad_enabled"]
+
+
+class _Mode(threading.local):
+    enabled = True
+
+
+mode = _Mode()
+
+
+def is_grad_enabled() -> bool:
+    """True where operations on tensors that require gradients are recorded."""
+    return mode.enabled
+
+
+class set_grad_enabled:  # noqa: N801  (PyTorch's name)
+    """Record operations or not: as a function at once, as a context manager or decorator for a while."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = bool(enabled)
+        self.before = mode.enabled
+        mode.enabled = self.enabled
+
+    def __enter__(self) -> None:
+        mode.enabled = self.enabled
+
+    def __exit__(self, *error: object) -> None:
+        mode.enabled = self.before
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        mode.enabled = self.before  # as a decorator it is to act inside the function alone
+        return _decorate(function, self.enabled)
+
+
+class _Scope:
+    enabled: bool
+
+    def __init__(self) -> None:
+        self.before: list[bool] = []
+
+    def __enter__(self) -> None:
+        self.before.append(mode.enabled)
+        mode.enabled = self.enabled
+
+    def __exit__(self, *error: object) -> None:
+        mode.enabled = self.before.pop()
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return _decorate(function, self.enabled)
+
+
+class no_grad(_Scope):  # noqa: N801
+    """`with no_grad():` or `@no_grad()`: operations inside are not recorded."""
+
+    enabled = False
+
+
+class enable_grad(_Scope):  # noqa: N801
+    """`with enable_grad():` inside `no_grad`: operations are recorded again."""
+
+    enabled = True
+
+
+def _decorate(function: Callable[..., Any], enabled: bool) -> Callable[..., Any]:
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        before, mode.enabled = mode.enabled, enabled
+        try:
+            return function(*args, **kwargs)
+        finally:
+            mode.enabled = before
+
+    return call

@@ -1,0 +1,462 @@
+"""Every hand-made kernel in plain NumPy: the specification, and the oracle of all tests.
+
+Images are (N, C, H, W) to the caller. Inside they are handled channels last, (N, H, W, C), because
+then a patch of an image is a few long runs of memory and a convolution one matrix product; results
+are returned as views of such arrays in PyTorch's shape, so the next kernel finds its layout without
+a copy. Sums over many rows are matrix products with ones: BLAS does them fastest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+__all__ = [
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool2d_grad",
+    "avg_pool2d",
+    "avg_pool2d_grad",
+    "batch_norm",
+    "batch_norm_grad",
+    "conv2d",
+    "conv2d_grad",
+    "cross_entropy",
+    "cross_entropy_grad",
+    "dropout_mask",
+    "embedding_grad",
+    "erf",
+    "layer_norm",
+    "layer_norm_grad",
+    "log_softmax",
+    "max_pool2d",
+    "max_pool2d_grad",
+    "softmax",
+]
+
+Pair = tuple[int, int]
+
+# Elements of the patch matrix of a block of images: 1 MiB of float32, so that it stays in the L2 cache.
+_PATCH_ELEMENTS = 1 << 18
+
+
+def _channels_last(x: np.ndarray) -> np.ndarray:
+    """(N, C, H, W) -> contiguous (N, H, W, C); no copy where the memory is so already."""
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+
+
+def _sum_rows(x: np.ndarray) -> np.ndarray:
+    """(R, C) -> (C,)"""
+    return np.ones(len(x), x.dtype) @ x
+
+
+# -- convolution -------------------------------------------------------------------------------------
+
+
+def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def _pad(x: np.ndarray, padding: Pair) -> np.ndarray:
+    """Channels-last images with a border of zeros."""
+    (ph, pw), (n, h, w, c) = padding, x.shape
+    if not ph and not pw:
+        return x
+    padded = np.zeros((n, h + 2 * ph, w + 2 * pw, c), x.dtype)
+    padded[:, ph : ph + h, pw : pw + w] = x
+    return padded
+
+
+def _patches(x: np.ndarray, out: Pair, kernel: Pair, stride: Pair, dilation: Pair, groups: int) -> np.ndarray:
+    """Padded channels-last images -> (groups, N * OH * OW, KH * KW * C / groups), a copy."""
+    n, _, _, c = x.shape
+    sn, sh, sw, sc = x.strides
+    view = as_strided(
+        x,
+        (groups, n, *out, *kernel, c // groups),
+        (sc * (c // groups), sn, sh * stride[0], sw * stride[1], sh * dilation[0], sw * dilation[1], sc),
+    )
+    return view.reshape(groups, n * out[0] * out[1], kernel[0] * kernel[1] * (c // groups))
+
+
+def _matrix(weight: np.ndarray, groups: int) -> np.ndarray:
+    """(O, I / groups, KH, KW) -> (groups, KH * KW * I / groups, O / groups)"""
+    o, i, kh, kw = weight.shape
+    grouped = weight.reshape(groups, o // groups, i, kh, kw)
+    return np.ascontiguousarray(grouped.transpose(0, 3, 4, 2, 1)).reshape(groups, kh * kw * i, o // groups)
+
+
+def _blocks(n: int, elements_per_image: int) -> Iterator[slice]:
+    step = max(1, _PATCH_ELEMENTS // max(1, elements_per_image))
+    return (slice(lo, min(lo + step, n)) for lo in range(0, n, step))
+
+
+def conv2d(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+) -> np.ndarray:
+    """Cross-correlation. x: (N, I, H, W), weight: (O, I / groups, KH, KW), bias: (O,) -> (N, O, OH, OW)
+
+    y[n, o, i, j] = bias[o] + sum over c, k, l of x[n, c, i * stride + k * dilation - padding, ...] weight[o, c, k, l]
+    """
+    xl = _channels_last(x)
+    n, h, w, _ = xl.shape
+    o, _, kh, kw = weight.shape
+    oh = _out_size(h, kh, stride[0], padding[0], dilation[0])
+    ow = _out_size(w, kw, stride[1], padding[1], dilation[1])
+    matrix = _matrix(weight, groups)
+    y = np.empty((n, oh, ow, o), x.dtype)
+    for block in _blocks(n, oh * ow * groups * matrix.shape[1]):
+        patches = _patches(_pad(xl[block], padding), (oh, ow), (kh, kw), stride, dilation, groups)
+        rows = y[block].reshape(patches.shape[1], groups, o // groups)
+        np.matmul(patches, matrix, out=rows.transpose(1, 0, 2))
+        if bias is not None:
+            y[block] += bias
+    return y.transpose(0, 3, 1, 2)
+
+
+def conv2d_grad(
+    g: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    needs: tuple[bool, ...],
+) -> list[np.ndarray | None]:
+    """Gradients of conv2d with respect to x, weight and bias, those that are needed. g: (N, O, OH, OW)"""
+    xl, gl = _channels_last(x), _channels_last(g)
+    n, h, w, c = xl.shape
+    o, i, kh, kw = weight.shape
+    _, oh, ow, _ = gl.shape
+    (ph, pw), (sh, sw), (dh, dw) = padding, stride, dilation
+    matrix = _matrix(weight, groups)
+    gx = np.empty(xl.shape, x.dtype) if needs[0] else None
+    gw = np.zeros(matrix.shape, weight.dtype) if needs[1] else None
+    for block in _blocks(n, oh * ow * groups * matrix.shape[1]):
+        rows = gl[block].reshape(-1, groups, o // groups).transpose(1, 0, 2)
+        if gw is not None:
+            patches = _patches(_pad(xl[block], padding), (oh, ow), (kh, kw), stride, dilation, groups)
+            gw += np.matmul(patches.transpose(0, 2, 1), rows)
+        if gx is not None:
+            patches = np.matmul(rows, matrix.transpose(0, 2, 1)).reshape(groups, -1, oh, ow, kh, kw, i)
+            padded = np.zeros((patches.shape[1], h + 2 * ph, w + 2 * pw, groups, i), x.dtype)
+            for k in range(kh):
+                for m in range(kw):
+                    top, left = k * dh, m * dw
+                    part = padded[:, top : top + sh * oh : sh, left : left + sw * ow : sw]
+                    part += patches[:, :, :, :, k, m].transpose(1, 2, 3, 0, 4)
+            gx[block] = padded[:, ph : ph + h, pw : pw + w].reshape(-1, h, w, c)
+    if gw is not None:
+        gw = gw.reshape(groups, kh, kw, i, o // groups).transpose(0, 4, 3, 1, 2).reshape(weight.shape)
+    return [
+        None if gx is None else gx.transpose(0, 3, 1, 2),
+        gw,
+        _sum_rows(gl.reshape(-1, o)) if needs[2] else None,
+    ]
+
+
+# -- pooling -----------------------------------------------------------------------------------------
+
+
+def _windows(x: np.ndarray, out: Pair, kernel: Pair, stride: Pair, dilation: Pair) -> Iterator[np.ndarray]:
+    """For each element of the window, row by row, the view (N, OH, OW, C) of what falls on it."""
+    for k in range(kernel[0]):
+        for m in range(kernel[1]):
+            top, left = k * dilation[0], m * dilation[1]
+            yield x[:, top : top + stride[0] * out[0] : stride[0], left : left + stride[1] * out[1] : stride[1]]
+
+
+def _border(x: np.ndarray, out: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, fill: float) -> np.ndarray:
+    """Channels-last images with a border of `fill`, wide enough for every window."""
+    n, h, w, c = x.shape
+    need_h = (out[0] - 1) * stride[0] + dilation[0] * (kernel[0] - 1) + 1
+    need_w = (out[1] - 1) * stride[1] + dilation[1] * (kernel[1] - 1) + 1
+    height, width = max(need_h, h + padding[0]), max(need_w, w + padding[1])
+    if (height, width) == (h, w):
+        return x
+    padded = np.full((n, height, width, c), fill, x.dtype)
+    padded[:, padding[0] : padding[0] + h, padding[1] : padding[1] + w] = x
+    return padded
+
+
+def max_pool2d(
+    x: np.ndarray, out: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> tuple[np.ndarray, np.ndarray]:
+    """Maximum over windows. x: (N, C, H, W) -> y (N, C, *out), and which element of its window won.
+
+    The first of equal elements wins; NaN wins over numbers.
+    """
+    xl = _border(_channels_last(x), out, kernel, stride, padding, dilation, -math.inf)
+    parts = _windows(xl, out, kernel, stride, dilation)
+    y = np.array(next(parts))
+    winner = np.zeros(y.shape, np.uint16 if kernel[0] * kernel[1] > 255 else np.uint8)
+    for k, part in enumerate(parts, 1):
+        # ~(part <= y) is true for NaN too; what is NaN already stays.
+        better = ~(part <= y) & (y == y)
+        np.copyto(y, part, where=better)
+        np.copyto(winner, winner.dtype.type(k), where=better)
+    return y.transpose(0, 3, 1, 2), winner.transpose(0, 3, 1, 2)
+
+
+def max_pool2d_grad(
+    g: np.ndarray, winner: np.ndarray, shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> np.ndarray:
+    """Gradient of max_pool2d with respect to its input of `shape`: g goes to the element that won."""
+    gl, wl = _channels_last(g), _channels_last(winner)
+    n, c, h, w = shape
+    out = gl.shape[1:3]
+    gx = _border(np.zeros((n, h, w, c), g.dtype), out, kernel, stride, padding, dilation, 0.0)
+    for k, part in enumerate(_windows(gx, out, kernel, stride, dilation)):
+        part += gl * (wl == k)
+    return gx[:, padding[0] : padding[0] + h, padding[1] : padding[1] + w].transpose(0, 3, 1, 2)
+
+
+def avg_pool2d(
+    x: np.ndarray, out: Pair, kernel: Pair, stride: Pair, padding: Pair, count: np.ndarray
+) -> np.ndarray:
+    """Sum over windows / count. x: (N, C, H, W), count: out -> (N, C, *out)"""
+    xl = _border(_channels_last(x), out, kernel, stride, padding, (1, 1), 0.0)
+    parts = _windows(xl, out, kernel, stride, (1, 1))
+    y = np.array(next(parts))
+    for part in parts:
+        y += part
+    y /= count[:, :, None].astype(x.dtype)
+    return y.transpose(0, 3, 1, 2)
+
+
+def avg_pool2d_grad(
+    g: np.ndarray, shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair, count: np.ndarray
+) -> np.ndarray:
+    """Gradient of avg_pool2d with respect to its input of `shape`."""
+    share = _channels_last(g) / count[:, :, None].astype(g.dtype)
+    n, c, h, w = shape
+    out = share.shape[1:3]
+    gx = _border(np.zeros((n, h, w, c), g.dtype), out, kernel, stride, padding, (1, 1), 0.0)
+    for part in _windows(gx, out, kernel, stride, (1, 1)):
+        part += share
+    return gx[:, padding[0] : padding[0] + h, padding[1] : padding[1] + w].transpose(0, 3, 1, 2)
+
+
+def _bins(size: int, out: int) -> np.ndarray:
+    """(out, size): row i has 1 / length over bin i, which is [floor(i size / out), ceil((i + 1) size / out))."""
+    matrix = np.zeros((out, size))
+    for i in range(out):
+        lo, hi = i * size // out, -(-(i + 1) * size // out)
+        matrix[i, lo:hi] = 1 / (hi - lo)
+    return matrix
+
+
+def adaptive_avg_pool2d(x: np.ndarray, out: Pair) -> np.ndarray:
+    """Mean over out[0] x out[1] bins that cover the image. x: (N, C, H, W) -> (N, C, *out)"""
+    rows, columns = (_bins(size, o).astype(x.dtype) for size, o in zip(x.shape[2:], out, strict=True))
+    return rows @ x @ columns.T
+
+
+def adaptive_avg_pool2d_grad(g: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Gradient of adaptive_avg_pool2d with respect to its input of `shape`."""
+    rows, columns = (_bins(size, o).astype(g.dtype) for size, o in zip(shape[2:], g.shape[2:], strict=True))
+    return rows.T @ g @ columns
+
+
+# -- normalisation -----------------------------------------------------------------------------------
+
+
+def _channel_rows(x: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """(N, C, ...) -> (R, C), and the way back."""
+    if x.ndim == 2:
+        return x, lambda rows: rows
+    last = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    return last.reshape(-1, x.shape[1]), lambda rows: np.moveaxis(rows.reshape(last.shape), -1, 1)
+
+
+def batch_norm(
+    x: np.ndarray,
+    weight: np.ndarray | None,
+    bias: np.ndarray | None,
+    mean: np.ndarray | None,
+    var: np.ndarray | None,
+    eps: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(x - mean) / sqrt(var + eps) * weight + bias per channel. x: (N, C, ...), the others (C,)
+
+    mean and var None: those of x (biased). Returns y, mean, var, and for the gradient the normalised
+    rows (R, C) and 1 / sqrt(var + eps).
+    """
+    rows, back = _channel_rows(x)
+    if mean is None or var is None:
+        share = rows.dtype.type(1 / max(1, len(rows)))
+        mean = _sum_rows(rows) * share
+        normal = rows - mean
+        var = _sum_rows(normal * normal) * share
+    else:
+        normal = rows - mean
+    scale = (1 / np.sqrt(var + eps)).astype(x.dtype)
+    normal *= scale
+    y = normal if weight is None else normal * weight
+    if bias is not None:
+        y = y + bias if y is normal else np.add(y, bias, out=y)
+    return back(y), mean, var, normal, scale
+
+
+def batch_norm_grad(
+    g: np.ndarray,
+    normal: np.ndarray,
+    scale: np.ndarray,
+    weight: np.ndarray | None,
+    batch_statistics: bool,
+    needs: tuple[bool, ...],
+) -> list[np.ndarray | None]:
+    """Gradients of batch_norm with respect to x, weight and bias, those that are needed."""
+    rows, back = _channel_rows(g)
+    g_bias = _sum_rows(rows)
+    g_weight = _sum_rows(rows * normal)
+    gx = None
+    if needs[0]:
+        factor = scale if weight is None else scale * weight
+        if batch_statistics:
+            share = rows.dtype.type(1 / max(1, len(rows)))
+            gx = normal * (g_weight * -share)
+            gx += rows
+            gx -= g_bias * share
+            gx *= factor
+        else:
+            gx = rows * factor
+        gx = back(gx)
+    return [gx, g_weight if needs[1] else None, g_bias if needs[2] else None]
+
+
+def layer_norm(
+    x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, eps: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(x - mean) / sqrt(var + eps) * weight + bias over each row. x: (R, D), weight, bias: (D,)
+
+    Returns y, and for the gradient the normalised rows and 1 / sqrt(var + eps) (R, 1).
+    """
+    normal = x - x.mean(1, keepdims=True)
+    var = np.mean(normal * normal, 1, keepdims=True)
+    scale = (1 / np.sqrt(var + eps)).astype(x.dtype)
+    normal *= scale
+    y = normal if weight is None else normal * weight
+    return (y if bias is None else y + bias), normal, scale
+
+
+def layer_norm_grad(
+    g: np.ndarray, normal: np.ndarray, scale: np.ndarray, weight: np.ndarray | None, needs: tuple[bool, ...]
+) -> list[np.ndarray | None]:
+    """Gradients of layer_norm with respect to x, weight and bias, those that are needed. g: (R, D)"""
+    gx = None
+    if needs[0]:
+        gx = g * weight if weight is not None else g.copy()
+        along = np.mean(gx * normal, 1, keepdims=True)
+        gx -= gx.mean(1, keepdims=True)
+        gx -= normal * along
+        gx *= scale
+    return [gx, _sum_rows(g * normal) if needs[1] else None, _sum_rows(g) if needs[2] else None]
+
+
+# -- softmax and its loss ----------------------------------------------------------------------------
+
+
+def softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    """exp(x) / sum(exp(x)) along axis; the maximum is taken off first, so that nothing overflows."""
+    if not x.size:
+        return x.copy()
+    y = np.exp(x - x.max(axis, keepdims=True))
+    y /= y.sum(axis, keepdims=True)
+    return y
+
+
+def log_softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    """x - log(sum(exp(x))) along axis."""
+    if not x.size:
+        return x.copy()
+    y = x - x.max(axis, keepdims=True)
+    y -= np.log(np.exp(y).sum(axis, keepdims=True))
+    return y
+
+
+def cross_entropy(
+    logits: np.ndarray, target: np.ndarray, weight: np.ndarray, smoothing: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """-weight[r] log p[r, target[r]] for each row, with label smoothing. logits: (R, C), target, weight: (R,)
+
+    With smoothing s, the loss of a row is weight * ((1 - s) * -log p[target] + s / C * sum over c of -log p[c]).
+    Returns the losses (R,) and log p (R, C) for the gradient.
+    """
+    log_p = log_softmax(logits, 1)
+    loss = -log_p[np.arange(len(target)), target]
+    if smoothing:
+        loss *= 1 - smoothing
+        loss -= log_p.sum(1) * logits.dtype.type(smoothing / logits.shape[1])
+    loss *= weight
+    return loss, log_p
+
+
+def cross_entropy_grad(
+    g: np.ndarray, log_p: np.ndarray, target: np.ndarray, weight: np.ndarray, smoothing: float
+) -> np.ndarray:
+    """Gradient of cross_entropy with respect to logits. g: (R,)"""
+    gx = np.exp(log_p)
+    if smoothing:
+        gx -= smoothing / log_p.shape[1]
+    gx[np.arange(len(target)), target] -= 1 - smoothing
+    gx *= (g * weight)[:, None]
+    return gx
+
+
+# -- the rest ----------------------------------------------------------------------------------------
+
+
+def embedding_grad(g: np.ndarray, index: np.ndarray, rows: int) -> np.ndarray:
+    """Sum of the rows of g that fall on each row of the table. g: (R, D), index: (R,) -> (rows, D)
+
+    Rows are added in the order of their positions, so the result does not depend on scheduling.
+    """
+    order = np.argsort(index, kind="stable")
+    present, first = np.unique(index[order], return_index=True)
+    table = np.zeros((rows, g.shape[1]), g.dtype)
+    if len(present):
+        table[present] = np.add.reduceat(g[order], first, axis=0)
+    return table
+
+
+def dropout_mask(generator: np.random.Generator, shape: tuple[int, ...], p: float) -> np.ndarray:
+    """True where an element is kept: word i of the stream (32 bits, little end first) >= p * 2^32."""
+    n = math.prod(shape)
+    words = np.asarray(generator.bit_generator.random_raw((n + 1) // 2), np.uint64).astype("<u8", copy=False)
+    return (words.view("<u4")[:n] >= np.uint32(min(p * 2**32, 2**32 - 1))).reshape(shape)
+
+
+def erf(x: np.ndarray) -> np.ndarray:
+    """The error function 2 / sqrt(pi) * integral of exp(-t^2) from 0 to x.
+
+    float32: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26 (absolute error 1.5e-7).
+    float64: the power series where |x| < 2.5, the continued fraction of erfc (7.1.6 and 7.1.14 there) beyond.
+    """
+    a = np.abs(x)
+    if x.dtype == np.float32:
+        t = 1 / (1 + np.float32(0.3275911) * a)
+        poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+        return np.copysign(1 - poly * np.exp(-a * a), x)
+    near = np.minimum(a, 2.5)
+    term = near.copy()
+    series = near.copy()
+    for n in range(1, 60):
+        term = term * (2 * near * near) / (2 * n + 1)
+        series += term
+    series *= 2 / math.sqrt(math.pi) * np.exp(-near * near)
+    far = np.clip(a, 2.5, 27.0)
+    fraction = np.zeros_like(far)
+    for n in range(60, 0, -1):
+        fraction = n / 2 / (far + fraction)
+    tail = np.exp(-far * far) / (math.sqrt(math.pi) * (far + fraction))
+    return np.copysign(np.where(a < 2.5, series, 1 - tail), x)
