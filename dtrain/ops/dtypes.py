@@ -1,0 +1,76 @@
+"""PyTorch's rules for operands of different dtypes and shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dtrain.backend import Array, xp_of
+
+__all__ = ["default_dtype", "floating", "operands", "result_dtype", "same_dtype", "unbroadcast"]
+
+default_dtype = np.dtype(np.float32)
+_KINDS = {"b": 0, "i": 1, "u": 1, "f": 2}
+_SCALARS = {bool: np.dtype(bool), int: np.dtype(np.int64), float: default_dtype}
+
+
+def _rank(x: Any) -> tuple[int, int, np.dtype]:
+    """Category of x's dtype; 0 for a Python number, 1 for an array of no dimensions, 2 for others; the dtype."""
+    dtype = _SCALARS.get(type(x))
+    if dtype is not None:
+        return _KINDS[dtype.kind], 0, dtype
+    if x.dtype.kind not in _KINDS:
+        raise TypeError(f"dtype {x.dtype} is not supported")
+    return _KINDS[x.dtype.kind], min(x.ndim, 1) + 1, x.dtype
+
+
+def result_dtype(*operands: Any) -> np.dtype:
+    """The dtype of a result: the highest category (bool < int < float) wins; within it arrays with
+    dimensions win over those without, and these over Python numbers (torch.result_type)."""
+    ranks = [_rank(x) for x in operands]
+    category, priority = max((c, p) for c, p, _ in ranks)
+    dtypes = [d for c, p, d in ranks if (c, p) == (category, priority)]
+    result = dtypes[0]
+    for d in dtypes[1:]:
+        result = np.promote_types(result, d)
+    return result
+
+
+def operands(x: Any, y: Any) -> tuple[Any, Any]:
+    """x and y (arrays or Python numbers, one an array) ready for an elementwise operation in one dtype."""
+    if isinstance(y, (int, float)) and x.dtype.kind == "f":
+        return x, y
+    if isinstance(x, (int, float)) and y.dtype.kind == "f":
+        return x, y
+    if getattr(x, "dtype", None) == getattr(y, "dtype", 0):
+        return x, y
+    dtype = result_dtype(x, y)
+    xp = xp_of(x if hasattr(x, "dtype") else y)
+    return xp.asarray(x, dtype), xp.asarray(y, dtype)
+
+
+def floating(x: Any) -> Any:
+    """x itself where it is floating-point, else in the default dtype."""
+    return x if x.dtype.kind == "f" else x.astype(default_dtype)
+
+
+def same_dtype(op: str, *arrays: Any) -> None:
+    """Raise TypeError unless the arrays have one dtype: products are not promoted, as in PyTorch."""
+    dtypes = {str(a.dtype) for a in arrays if a is not None}
+    if len(dtypes) > 1:
+        raise TypeError(
+            f"{op} needs operands of one dtype, got {' and '.join(sorted(dtypes))}; convert with .to(dtype)"
+        )
+
+
+def unbroadcast(g: Array, x: Any) -> Array:
+    """The gradient of x from the gradient g of x broadcast: summed over what was repeated, in x's dtype."""
+    if g.shape == x.shape and g.dtype == x.dtype:
+        return g
+    if g.ndim > x.ndim:
+        g = g.sum(tuple(range(g.ndim - x.ndim)))
+    repeated = tuple(i for i, n in enumerate(x.shape) if n == 1 and g.shape[i] != 1)
+    if repeated:
+        g = g.sum(repeated, keepdims=True)
+    return xp_of(x).asarray(g, x.dtype)

@@ -1,0 +1,74 @@
+"""Products of matrices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dtrain.autograd import Joint, op
+from dtrain.backend import Array, xp_of
+from dtrain.ops.dtypes import same_dtype, unbroadcast
+
+__all__ = ["linear", "matmul"]
+
+
+def _swap(x: Array) -> Array:
+    return x.swapaxes(-1, -2)
+
+
+@op
+def matmul(x: Any, y: Any) -> Any:
+    """The product of matrices. x: (..., I, K), y: (..., K, J) -> (..., I, J)
+
+    The leading dimensions broadcast; a vector is a row on the left and a column on the right, and its
+    dimension is dropped from the result (PyTorch's and NumPy's matmul).
+    """
+    same_dtype("matmul", x, y)
+    if not x.ndim or not y.ndim or x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:
+        raise ValueError(f"matmul: shapes {x.shape} and {y.shape} do not fit; the inner sizes must be equal")
+    xp = xp_of(x)
+    a = x[None] if x.ndim == 1 else x
+    b = y[:, None] if y.ndim == 1 else y
+
+    def matrix(g: Array) -> Array:
+        """g with the dimensions that vectors dropped."""
+        if y.ndim == 1:
+            g = xp.expand_dims(g, -1)
+        return xp.expand_dims(g, -2) if x.ndim == 1 else g
+
+    def pullback_x(g: Array) -> Array:
+        return unbroadcast(matrix(g) @ _swap(b), a).reshape(x.shape)
+
+    def pullback_y(g: Array) -> Array:
+        g = matrix(g)
+        if b.ndim == 2 and a.ndim > 2:
+            # One product over all leading dimensions instead of one each and a sum.
+            return (a.reshape(-1, a.shape[-1]).T @ g.reshape(-1, g.shape[-1])).reshape(y.shape)
+        return unbroadcast(_swap(a) @ g, b).reshape(y.shape)
+
+    return x @ y, (pullback_x, pullback_y)
+
+
+@op
+def linear(input: Any, weight: Any, bias: Any = None) -> Any:  # noqa: A002
+    """input @ weight.T + bias.  input: (..., I), weight: (O, I), bias: (O,) -> (..., O)"""
+    x, w = input, weight
+    if w.ndim != 2 or not x.ndim or x.shape[-1] != w.shape[1]:
+        raise ValueError(
+            f"linear: input of shape {x.shape} does not fit a weight of shape {w.shape}; "
+            f"the last dimension of the input must be {w.shape[-1]}"
+        )
+    same_dtype("linear", x, w, bias)
+    rows = x.reshape(-1, x.shape[-1]) if x.ndim != 2 else x
+    y = rows @ w.T
+    if bias is not None:
+        y += bias
+
+    def pullback(g: Array, needs: tuple[bool, ...]) -> list[Array | None]:
+        g = g.reshape(-1, w.shape[0]) if g.ndim != 2 else g
+        return [
+            (g @ w).reshape(x.shape) if needs[0] else None,
+            g.T @ rows if needs[1] else None,
+            g.sum(0) if len(needs) > 2 and needs[2] else None,
+        ]
+
+    return (y.reshape(*x.shape[:-1], w.shape[0]) if x.ndim != 2 else y), Joint(pullback)

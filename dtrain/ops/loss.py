@@ -1,0 +1,194 @@
+"""Losses."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from dtrain.autograd import Joint, op
+from dtrain.backend import Array, backend_of, xp_of
+from dtrain.ops.dtypes import same_dtype
+
+__all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "mse_loss"]
+
+
+def _reduce(loss: Array, total: Any, reduction: str) -> tuple[Array, Any]:
+    """The loss by `reduction`, and the function that spreads its gradient; total is what "mean" divides by."""
+    xp = xp_of(loss)
+    if reduction == "none":
+        return loss, lambda g: g
+    if reduction == "sum":
+        return loss.sum(), lambda g: xp.broadcast_to(g, loss.shape)
+    if reduction != "mean":
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = loss.dtype.type(np.float64(1) / total) if total else loss.dtype.type(np.nan)
+    return loss.sum() * scale, lambda g: xp.broadcast_to(g * scale, loss.shape)
+
+
+def _same_shape(name: str, input: Array, target: Array) -> None:  # noqa: A002
+    if input.shape != target.shape:
+        raise ValueError(f"{name}: input of shape {input.shape} and target of shape {target.shape} must have one shape")
+    same_dtype(name, input, target)
+
+
+@op
+def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Any:  # noqa: A002
+    """(input - target)^2, its mean or sum. input, target: one shape; NaN is the mean of nothing."""
+    _same_shape("mse_loss", input, target)
+    difference = input - target
+    value, spread = _reduce(difference * difference, difference.size, reduction)
+    return value, (lambda g: 2 * spread(g) * difference, lambda g: -2 * spread(g) * difference)
+
+
+@op
+def binary_cross_entropy_with_logits(
+    input: Any,  # noqa: A002
+    target: Any,
+    weight: Any = None,
+    reduction: str = "mean",
+    pos_weight: Any = None,
+) -> Any:
+    """-[pos_weight * t * log s(x) + (1 - t) * log(1 - s(x))] * weight, s the logistic function.
+
+    Computed as (1 - t) x + (1 + (pos_weight - 1) t) (log(1 + exp(-|x|)) + max(-x, 0)), which cannot overflow.
+    """
+    _same_shape("binary_cross_entropy_with_logits", input, target)
+    x, t, xp = input, target, xp_of(input)
+    factor = 1 if pos_weight is None else 1 + (pos_weight - 1) * t
+    softplus = xp.log1p(xp.exp(-xp.abs(x))) + xp.maximum(-x, 0)  # log(1 + exp(-x))
+    loss = (1 - t) * x + factor * softplus
+    if weight is not None:
+        loss = loss * weight
+    value, spread = _reduce(loss, loss.size, reduction)
+
+    def outer(g: Array) -> Array:
+        return spread(g) if weight is None else spread(g) * weight
+
+    sigmoid = 0.5 + 0.5 * xp.tanh(0.5 * x)
+    return value, (
+        lambda g: outer(g) * ((1 - t) - factor * (1 - sigmoid)),
+        lambda g: outer(g) * (-x if pos_weight is None else (pos_weight - 1) * softplus - x),
+    )
+
+
+@op
+def cross_entropy(
+    input: Any,  # noqa: A002
+    target: Any,
+    weight: Any = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Any:
+    """-log softmax(input)[target], averaged. input: (N, C, ...) or (C,), target: (N, ...) of class numbers
+
+    or of input's shape with probabilities. weight: (C,) class weights; "mean" divides by the sum of
+    the targets' weights. Samples whose target is ignore_index count nothing.
+    With label_smoothing s the target is (1 - s) one-hot + s / C (Szegedy et al., arXiv:1512.00567).
+    Raises IndexError for a class outside [0, C), naming the sample; ValueError for shapes that do not fit.
+    """
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
+    if not input.ndim or weight is not None and weight.shape != (input.shape[min(1, input.ndim - 1)],):
+        raise ValueError(f"cross_entropy: input of shape {input.shape} does not fit class weights of shape {getattr(weight, 'shape', None)}")
+    axis = min(1, input.ndim - 1)
+    if target.dtype.kind == "f":
+        return _soft_cross_entropy(input, target, axis, weight, reduction, label_smoothing)
+    places = input.shape[:axis] + input.shape[axis + 1 :]
+    if target.shape != places:
+        raise ValueError(f"cross_entropy: input of shape {input.shape} wants a target of shape {places}, got {target.shape}")
+    last = input if axis == input.ndim - 1 else xp_of(input).moveaxis(input, axis, -1)
+    classes = last.shape[-1]
+    logits, labels = last.reshape(-1, classes), target.reshape(-1)
+    labels, kept = _labels(labels, classes, ignore_index)
+    rows_weight = kept if weight is None else weight[labels] if kept is None else weight[labels] * kept
+    if rows_weight is None:
+        rows_weight = xp_of(input).ones(len(labels), input.dtype)
+        total = len(labels)
+    else:
+        rows_weight = rows_weight.astype(input.dtype, copy=False)
+        total = rows_weight.sum()
+    kernels = backend_of(logits)
+    if weight is not None and label_smoothing:
+        # Each class of the smooth part has its own weight: take the general path.
+        return _smooth_weighted(logits, labels, kept, weight, last, axis, places, total, reduction, label_smoothing)
+    loss, log_p = kernels.cross_entropy(logits, labels, rows_weight, label_smoothing)
+    value, spread = _reduce(loss.reshape(places), total, reduction)
+
+    def pullback(g: Array) -> Array:
+        gx = kernels.cross_entropy_grad(spread(g).reshape(-1), log_p, labels, rows_weight, label_smoothing)
+        return _back(gx.reshape(last.shape), axis)
+
+    return value, pullback
+
+
+def _back(g: Array, axis: int) -> Array:
+    return g if axis == g.ndim - 1 else xp_of(g).moveaxis(g, -1, axis)
+
+
+def _labels(labels: Array, classes: int, ignore_index: int) -> tuple[Array, Array | None]:
+    """Checked class numbers (0 where ignored), and which samples count (None: all)."""
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"cross_entropy needs class numbers of an integer dtype, got {labels.dtype}")
+    if not labels.size:
+        return labels, None
+    labels = labels.astype(np.int64, copy=False)
+    # Seen as unsigned, negative numbers are huge: one reduction finds what is out of range.
+    if int(labels.view(np.uint64).max()) < classes and not 0 <= ignore_index < classes:
+        return labels, None
+    kept = labels != ignore_index
+    wrong = kept & ((labels < 0) | (labels >= classes))
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise IndexError(f"cross_entropy: target {int(labels[first])} of sample {first} is out of range for {classes} classes")
+    return xp_of(labels).where(kept, labels, 0), kept
+
+
+def _smooth_weighted(
+    logits: Array, labels: Array, kept: Array | None, weight: Array, last: Array, axis: int, places: Any,
+    total: Any, reduction: str, smoothing: float,
+) -> Any:  # fmt: skip
+    """Label smoothing with class weights: every class c of the smooth part counts weight[c]."""
+    xp, classes = xp_of(logits), logits.shape[1]
+    q = xp.zeros_like(logits)
+    q[xp.arange(len(labels)), labels] = 1 - smoothing
+    q += smoothing / classes
+    q *= weight
+    if kept is not None:
+        q *= kept[:, None]
+    log_p = backend_of(logits).log_softmax(logits, 1)
+    value, spread = _reduce(-(q * log_p).sum(1).reshape(places), total, reduction)
+
+    def pullback(g: Array) -> Array:
+        gx = (xp.exp(log_p) * q.sum(1, keepdims=True) - q) * spread(g).reshape(-1, 1)
+        return _back(gx.reshape(last.shape), axis)
+
+    return value, pullback
+
+
+def _soft_cross_entropy(
+    input: Array, target: Array, axis: int, weight: Array | None, reduction: str, smoothing: float  # noqa: A002
+) -> Any:
+    """Targets that are probabilities: the mean divides by the number of samples."""
+    _same_shape("cross_entropy", input, target)
+    xp, classes = xp_of(input), input.shape[axis]
+    shape = [1] * input.ndim
+    shape[axis] = classes
+    scale = 1 if weight is None else weight.reshape(shape)
+    q = (target * (1 - smoothing) + smoothing / classes) * scale if smoothing else target * scale
+    log_p = backend_of(input).log_softmax(input, axis)
+    loss = -(q * log_p).sum(axis)
+    value, spread = _reduce(loss, math.prod(loss.shape), reduction)
+
+    def pullback(g: Array, needs: tuple[bool, ...]) -> list[Array | None]:
+        g = xp.expand_dims(spread(g), axis)
+        return [
+            g * (xp.exp(log_p) * q.sum(axis, keepdims=True) - q) if needs[0] else None,
+            g * -log_p * scale * (1 - smoothing) if needs[1] else None,
+            *[None] * (len(needs) - 2),
+        ]
+
+    return value, Joint(pullback)

@@ -1,0 +1,187 @@
+"""Tensor's operators and methods: the ops, bound. In-place methods are here too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dtrain.autograd import Tensor, is_grad_enabled
+from dtrain.backend.random import Purpose, next_stream
+from dtrain.ops import activation, arithmetic, linear, reduction, shape
+from dtrain.ops.shape import raw_key
+
+__all__: list[str] = []
+
+_NAMED = {
+    arithmetic: (
+        "abs add clamp cos div eq exp ge gt isfinite isnan le log log1p logical_and logical_not logical_or lt "
+        "maximum minimum mul ne neg pow sign sin sqrt square sub"
+    ),
+    reduction: "all amax amin any argmax argmin logsumexp max mean min std sum var",
+    shape: (
+        "broadcast_to chunk clone contiguous expand flatten narrow permute reshape split squeeze transpose unbind "
+        "unsqueeze view"
+    ),
+    linear: "matmul",
+    activation: "log_softmax relu sigmoid softmax tanh",
+}
+for module, names in _NAMED.items():
+    for name in names.split():
+        setattr(Tensor, name, getattr(module, name))
+
+
+def _reflected(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x, y: function(y, x)
+
+
+def _operators() -> dict[str, Callable[..., Any]]:
+    a = arithmetic
+    two = {"add": a.add, "sub": a.sub, "mul": a.mul, "truediv": a.div, "pow": a.pow, "matmul": linear.matmul}
+    found = {f"__{name}__": f for name, f in two.items()}
+    found |= {f"__r{name}__": _reflected(f) for name, f in two.items()}
+    found |= {f"__{name}__": getattr(a, name) for name in ("eq", "ne", "lt", "le", "gt", "ge", "neg", "abs")}
+    found |= {"__and__": a.logical_and, "__or__": a.logical_or, "__invert__": a.logical_not}
+    return found | {"__getitem__": shape.index}
+
+
+for name, function in _operators().items():
+    setattr(Tensor, name, function)
+
+
+def _transposed(x: Tensor) -> Tensor:
+    return shape.permute(x, *range(x.ndim)[::-1])
+
+
+def _last_two_transposed(x: Tensor) -> Tensor:
+    return shape.transpose(x, -1, -2)
+
+
+def _view_as(x: Tensor, other: Tensor) -> Tensor:
+    return shape.reshape(x, other.shape)
+
+
+def _type_as(x: Tensor, other: Tensor) -> Tensor:
+    return x.to(other.dtype)
+
+
+def _masked_fill(x: Tensor, mask: Tensor, value: float) -> Tensor:
+    return arithmetic.where(mask, value, x)
+
+
+Tensor.T = property(_transposed)  # type: ignore[attr-defined]
+Tensor.mT = property(_last_two_transposed)  # type: ignore[attr-defined]
+Tensor.t = _transposed  # type: ignore[method-assign]
+Tensor.view_as = _view_as  # type: ignore[method-assign]
+Tensor.type_as = _type_as  # type: ignore[method-assign]
+Tensor.masked_fill = _masked_fill  # type: ignore[method-assign]
+Tensor.__iter__ = lambda x: iter(shape.unbind(x))  # type: ignore[attr-defined]
+
+for name, dtype in (
+    ("float", np.float32), ("double", np.float64), ("half", np.float16), ("long", np.int64), ("int", np.int32),
+    ("bool", np.bool_), ("byte", np.uint8),
+):  # fmt: skip
+    setattr(Tensor, name, (lambda dtype: lambda x: x.to(np.dtype(dtype)))(dtype))
+
+
+# -- in place ----------------------------------------------------------------------------------------
+
+
+def _writable(x: Tensor, name: str) -> None:
+    """Raise where writing into x would spoil a gradient."""
+    if is_grad_enabled() and x.requires_grad:
+        what = "a leaf" if x.is_leaf else "the result of a recorded op"
+        raise RuntimeError(
+            f"{name} would change {what} that requires a gradient; use it under dtrain.no_grad(), "
+            "or the form without the trailing underscore"
+        )
+
+
+def _in_place(name: str, ufunc: Callable[..., Any]) -> None:
+    def method(x: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
+        _writable(x, f"{name}_")
+        value = other.array if isinstance(other, Tensor) else other
+        ufunc(x.array, value if alpha == 1 else value * alpha, out=x.array, casting="same_kind")
+        return x
+
+    def operator(x: Tensor, other: Any) -> Tensor:
+        if is_grad_enabled() and (not x.is_leaf or isinstance(other, Tensor) and other.requires_grad and not x.requires_grad):
+            return getattr(arithmetic, name)(x, other)  # rebinding the name is what x += y then means
+        return method(x, other)
+
+    method.__name__, method.__doc__ = f"{name}_", f"`{name}` in place."
+    setattr(Tensor, f"{name}_", method)
+    setattr(Tensor, {"div": "__itruediv__"}.get(name, f"__i{name}__"), operator)
+
+
+for name, ufunc in (("add", np.add), ("sub", np.subtract), ("mul", np.multiply), ("div", np.true_divide)):
+    _in_place(name, ufunc)
+
+
+def _write(name: str, values: Callable[..., Any]) -> None:
+    """Bind the in-place method `name`, which writes values(x, ...) into x."""
+
+    def method(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        _writable(x, name)
+        x.array[...] = values(x, *args, **kwargs)
+        return x
+
+    method.__name__, method.__doc__ = name, values.__doc__
+    setattr(Tensor, name, method)
+
+
+def _zero(x: Tensor) -> Any:
+    """Set all elements to 0."""
+    return 0
+
+
+def _fill(x: Tensor, value: float) -> Any:
+    """Set all elements to value."""
+    return value
+
+
+def _copy(x: Tensor, source: Tensor, non_blocking: bool = False) -> Any:
+    """Copy the elements of source, which may broadcast."""
+    return source.array
+
+
+def _clamp(x: Tensor, min: float | None = None, max: float | None = None) -> Any:  # noqa: A002
+    """Limit all elements to [min, max]."""
+    return x.array.clip(min, max)
+
+
+def _drawn(x: Tensor) -> type:
+    return np.float64 if x.dtype == np.float64 else np.float32
+
+
+def _uniform(x: Tensor, a: float = 0.0, b: float = 1.0) -> Any:
+    """Draw all elements from the uniform distribution on [a, b)."""
+    return next_stream(Purpose.INIT).random(x.shape, _drawn(x)) * _drawn(x)(b - a) + _drawn(x)(a)
+
+
+def _normal(x: Tensor, mean: float = 0.0, std: float = 1.0) -> Any:
+    """Draw all elements from the normal distribution."""
+    return next_stream(Purpose.INIT).standard_normal(x.shape, _drawn(x)) * _drawn(x)(std) + _drawn(x)(mean)
+
+
+for name, values in (
+    ("zero_", _zero), ("fill_", _fill), ("copy_", _copy), ("clamp_", _clamp), ("uniform_", _uniform),
+    ("normal_", _normal),
+):  # fmt: skip
+    _write(name, values)
+
+
+def _set(x: Tensor, key: Any, value: Any) -> None:
+    """x[key] = value, where no gradient would be spoiled."""
+    _writable(x, "x[...] = value")
+    if isinstance(value, Tensor):
+        if is_grad_enabled() and value.requires_grad:
+            raise RuntimeError(
+                "x[...] = value would lose the gradient of value; build the tensor with dtrain.cat, stack or where"
+            )
+        value = value.array
+    x.array[raw_key(key)] = value
+
+
+Tensor.__setitem__ = _set  # type: ignore[method-assign]

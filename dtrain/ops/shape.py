@@ -1,0 +1,233 @@
+"""Ops that move elements without changing them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dtrain.autograd import Joint, Tensor, op
+from dtrain.backend import Array, xp_of
+from dtrain.ops.dtypes import result_dtype, unbroadcast
+
+__all__ = [
+    "broadcast_to", "cat", "chunk", "clone", "concat", "contiguous", "expand", "flatten", "index",
+    "narrow", "permute", "reshape", "split", "squeeze", "stack", "transpose", "unbind", "unsqueeze", "view",
+]  # fmt: skip
+
+
+def _shape(sizes: tuple[Any, ...]) -> tuple[int, ...]:
+    """f(2, 3) and f((2, 3)) alike."""
+    if len(sizes) == 1 and not isinstance(sizes[0], (int, np.integer, Tensor)):
+        sizes = tuple(sizes[0])
+    return tuple(int(s) for s in sizes)
+
+
+@op
+def _reshape(x: Any, shape: tuple[int, ...]) -> Any:
+    if -1 in shape and 0 in x.shape:
+        # NumPy cannot infer a size next to zeros where PyTorch can.
+        rest = math.prod(s for s in shape if s != -1)
+        shape = tuple((x.size // rest if rest else 0) if s == -1 else s for s in shape)
+    try:
+        y = x.reshape(shape)
+    except ValueError:
+        raise ValueError(f"a tensor of shape {x.shape} ({x.size} elements) cannot take the shape {shape}") from None
+    return y, lambda g: g.reshape(x.shape)
+
+
+def reshape(x: Any, *shape: Any) -> Any:
+    """The elements in another shape; one size may be -1. Raises ValueError where the sizes do not fit."""
+    return _reshape(x, _shape(shape))
+
+
+def view(x: Any, *shape: Any) -> Any:
+    """`reshape`; where PyTorch would refuse a layout, the elements are copied."""
+    if len(shape) == 1 and isinstance(shape[0], (np.dtype, type)):
+        return x.to(shape[0])
+    return _reshape(x, _shape(shape))
+
+
+def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    """Dimensions start_dim to end_dim (inclusive) made one."""
+    n = max(x.ndim, 1)
+    lo, hi = start_dim % n, end_dim % n
+    if lo > hi:
+        raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim} in shape {x.shape}")
+    shape = x.shape or (1,)
+    return _reshape(x, (*shape[:lo], math.prod(shape[lo : hi + 1]), *shape[hi + 1 :]))
+
+
+@op
+def _permute(x: Any, dims: tuple[int, ...]) -> Any:
+    return x.transpose(dims), lambda g: g.transpose(np.argsort(dims))
+
+
+def permute(x: Any, *dims: Any) -> Any:
+    """The dimensions in another order. Raises ValueError unless dims is a permutation."""
+    order = _shape(dims)
+    if sorted(d % max(x.ndim, 1) for d in order) != list(range(x.ndim)):
+        raise ValueError(f"permute: {order} is no permutation of the {x.ndim} dimensions of shape {x.shape}")
+    return _permute(x, tuple(d % x.ndim for d in order))
+
+
+def transpose(x: Any, dim0: int, dim1: int) -> Any:
+    """Two dimensions exchanged."""
+    dims = list(range(x.ndim))
+    dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
+    return _permute(x, tuple(dims))
+
+
+@op
+def squeeze(x: Any, dim: Any = None) -> Any:
+    """Without the dimensions of size 1 (all, or those of dim that have size 1)."""
+    dims = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
+    axes = tuple({d % max(x.ndim, 1) for d in dims if x.ndim and x.shape[d] == 1})
+    return x.squeeze(axes), lambda g: g.reshape(x.shape)
+
+
+@op
+def unsqueeze(x: Any, dim: int) -> Any:
+    """With a new dimension of size 1 at dim."""
+    if not -x.ndim - 1 <= dim <= x.ndim:
+        raise IndexError(f"unsqueeze: dim {dim} is out of range for shape {x.shape}")
+    return xp_of(x).expand_dims(x, dim), lambda g: g.reshape(x.shape)
+
+
+@op
+def broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
+    """x repeated to `shape` by the rules of broadcasting, without a copy (read-only)."""
+    return xp_of(x).broadcast_to(x, tuple(shape)), lambda g: unbroadcast(g, x)
+
+
+def expand(x: Any, *sizes: Any) -> Any:
+    """Dimensions of size 1 repeated to the given sizes; -1 keeps a size."""
+    shape = _shape(sizes)
+    lead = len(shape) - x.ndim
+    return broadcast_to(x, tuple(x.shape[i - lead] if s == -1 else s for i, s in enumerate(shape)))
+
+
+@op
+def clone(x: Any) -> Any:
+    """A copy."""
+    return x.copy(), lambda g: g
+
+
+@op
+def contiguous(x: Any) -> Any:
+    """x in row-major order, copied only where it is not."""
+    return xp_of(x).ascontiguousarray(x), lambda g: g
+
+
+def _is_basic(key: Any) -> bool:
+    parts = key if isinstance(key, tuple) else (key,)
+    return all(
+        p is None or p is Ellipsis or isinstance(p, (slice, int, np.integer)) and not isinstance(p, bool)
+        for p in parts
+    )
+
+
+@op
+def _index(x: Any, key: Any) -> Any:
+    xp = xp_of(x)
+
+    def pullback(g: Any) -> Any:
+        full = xp.zeros(x.shape, g.dtype)
+        if _is_basic(key):
+            full[key] = g
+        else:
+            xp.add.at(full, key, g)  # an element that was taken twice gets both gradients
+        return full
+
+    return x[key], pullback
+
+
+def index(x: Any, key: Any) -> Any:
+    """x[key], with NumPy's basic and advanced indexing; keys may be tensors."""
+    return _index(x, raw_key(key))
+
+
+def raw_key(key: Any) -> Any:
+    """An indexing key with its tensors as arrays."""
+    if isinstance(key, tuple):
+        return tuple(map(raw_key, key))
+    if isinstance(key, list):
+        return np.asarray([raw_key(k) for k in key]) if key else np.zeros(0, np.int64)
+    return key.array if isinstance(key, Tensor) else key
+
+
+def narrow(x: Any, dim: int, start: int, length: int) -> Any:
+    """`length` elements from `start` along dim."""
+    return _index(x, (slice(None),) * (dim % x.ndim) + (slice(start, start + length),))
+
+
+@op
+def _cat(*arrays: Any, dim: int = 0) -> Any:
+    xp = xp_of(arrays[0])
+    dtype = result_dtype(*arrays)
+    y = xp.concatenate(arrays, dim).astype(dtype, copy=False)
+    ends = np.cumsum([a.shape[dim] for a in arrays])
+
+    def pullback(g: Any, needs: tuple[bool, ...]) -> list[Array | None]:
+        parts = xp.split(g, ends[:-1], dim)
+        return [p.astype(a.dtype, copy=False) if n else None for p, a, n in zip(parts, arrays, needs, strict=True)]
+
+    return y, Joint(pullback)
+
+
+def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
+    """Tensors joined along dim; the other sizes must agree. Raises ValueError otherwise."""
+    if not tensors:
+        raise ValueError("cat needs at least one tensor")
+    shapes = [t.shape for t in tensors]
+    if len({len(s) for s in shapes}) > 1 or len({(*s[: dim % len(s)], *s[dim % len(s) + 1 :]) for s in shapes}) > 1:
+        raise ValueError(f"cat along dim {dim}: the shapes {shapes} differ in more than that dimension")
+    return _cat(*tensors, dim=dim)
+
+
+concat = cat
+
+
+def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
+    """Tensors of one shape joined along a new dimension."""
+    if len({t.shape for t in tensors}) != 1:
+        raise ValueError(f"stack needs tensors of one shape, got {[t.shape for t in tensors]}")
+    return _cat(*[unsqueeze(t, dim) for t in tensors], dim=dim)
+
+
+@op
+def _split(x: Any, ends: tuple[int, ...], dim: int) -> Any:
+    xp = xp_of(x)
+    parts = tuple(xp.split(x, ends, dim))
+
+    def pullback(g: Any, needs: tuple[bool, ...]) -> list[Array]:
+        return [xp.concatenate([xp.zeros_like(p) if h is None else h for h, p in zip(g, parts, strict=True)], dim)]
+
+    return parts, Joint(pullback)
+
+
+def split(x: Any, split_size_or_sections: int | Sequence[int], dim: int = 0) -> Any:
+    """Pieces of one size (the last may be smaller), or of the given sizes, along dim."""
+    n = x.shape[dim]
+    if isinstance(split_size_or_sections, int):
+        sizes = [split_size_or_sections] * max(1, -(-n // split_size_or_sections))
+        sizes[-1] = n - sum(sizes[:-1])
+    else:
+        sizes = list(split_size_or_sections)
+        if sum(sizes) != n:
+            raise ValueError(f"split: the sizes {sizes} add up to {sum(sizes)}, dim {dim} has {n} elements")
+    return _split(x, tuple(int(e) for e in np.cumsum(sizes)[:-1]), dim)
+
+
+
+
+def chunk(x: Any, chunks: int, dim: int = 0) -> Any:
+    """At most `chunks` pieces of equal size along dim; the last may be smaller."""
+    return split(x, max(1, -(-x.shape[dim] // chunks)), dim)
+
+
+def unbind(x: Any, dim: int = 0) -> Any:
+    """The slices along dim, as a tuple, without that dimension."""
+    return tuple(squeeze(part, dim) for part in split(x, 1, dim)) if x.shape[dim] else ()
