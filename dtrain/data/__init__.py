@@ -1,0 +1,34 @@
+"""Datasets, transforms, and the loader that gives every rank its microbatches.
+
+May import `dtrain.backend` and `dtrain.autograd`; knows nothing of MPI: a communicator is anything
+with `rank` and `size`. Read `sampler.py` first (which samples go where: the part of the promise
+"same bits at any rank count" that lives here), then `loader.py`.
+"""
+
+from dtrain.data.collate import default_collate
+from dtrain.data.dataset import ArrayDataset, Dataset
+from dtrain.data.loader import DataLoader
+from dtrain.data.mnist import MNIST, FashionMNIST
+from dtrain.data.transforms import (
+    Compose,
+    Context,
+    Normalize,
+    RandomCrop,
+    RandomHorizontalFlip,
+    Transform,
+)
+
+__all__ = [
+    "MNIST",
+    "ArrayDataset",
+    "Compose",
+    "Context",
+    "DataLoader",
+    "Dataset",
+    "FashionMNIST",
+    "Normalize",
+    "RandomCrop",
+    "RandomHorizontalFlip",
+    "Transform",
+    "default_collate",
+]

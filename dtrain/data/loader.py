@@ -1,0 +1,199 @@
+"""DataLoader: this rank's microbatches of every step, prepared ahead on threads.
+
+The order of samples and their microbatches come from `sampler.py` and do not depend on the number
+of ranks; so neither does the loader's state, which is (epoch, samples consumed in it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dtrain.autograd import Tensor
+from dtrain.backend.random import key
+from dtrain.data.collate import default_collate, empty_like_batch
+from dtrain.data.dataset import batch_method
+from dtrain.data.prefetch import prefetched
+from dtrain.data.sampler import cut, epoch_order, microbatch_block
+from dtrain.data.transforms import Context
+
+__all__ = ["DataLoader"]
+
+
+class DataLoader:
+    """Iterates over this rank's microbatches, step by step; each `iter(loader)` is the next epoch.
+
+    Step k of an epoch takes the samples order[k*B : (k+1)*B] and cuts them into M nearly equal
+    microbatches, of which this rank yields its own in order. A microbatch without samples (last
+    step) is yielded too, as arrays of shape (0, ...): a rank never misses its turn.
+
+    Args:
+        dataset: has `len(dataset)` and `dataset[i]`.
+        batch_size: B, the samples of a step over all ranks (the global batch).
+        shuffle: a new order every epoch, a function of (seed, epoch); else 0, 1, 2, ...
+        num_workers: threads that prepare batches; 0 prepares them in the caller's thread.
+        collate_fn: makes a batch of a list of samples; the first axis of its arrays counts samples.
+        drop_last: leave out a last step of fewer than `batch_size` samples.
+        comm: says `rank` and `size`, and `microbatches` if it has a say; without it, one rank.
+        microbatches: M; by default the communicator's, else the number of ranks.
+        seed: of the order and of random transforms; by default that of `dtrain.manual_seed`.
+        prefetch: microbatches prepared ahead of the one in use.
+
+    Every Tensor of a batch says where it belongs: `x.microbatch == (m, M)`.
+    Raises ValueError or TypeError for arguments that cannot work, before any work is done.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int = 1,
+        shuffle: bool = False,
+        *,
+        num_workers: int = 1,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        drop_last: bool = False,
+        comm: Any = None,
+        microbatches: int | None = None,
+        seed: int | None = None,
+        prefetch: int = 2,
+    ):
+        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+            raise TypeError(
+                f"a dataset needs __len__ and __getitem__, {type(dataset).__name__} lacks one"
+            )
+        rank, size = (0, 1) if comm is None else (comm.rank, comm.size)
+        if microbatches is None:
+            microbatches = getattr(comm, "microbatches", None) or size
+        self.dataset = dataset
+        self.batch_size = _whole("batch_size", batch_size, least=1)
+        self.microbatches = _whole("microbatches", microbatches, least=1)
+        self.num_workers = _whole("num_workers", num_workers, least=0)
+        self.prefetch = _whole("prefetch", prefetch, least=0)
+        self.seed = key.seed if seed is None else int(seed)
+        self.shuffle = bool(shuffle)
+        self.drop_last = bool(drop_last)
+        self.own_microbatches = microbatch_block(rank, size, microbatches)
+        if batch_size < microbatches:
+            raise ValueError(
+                f"batch_size {batch_size} cannot be cut into {microbatches} microbatches; "
+                f"use at most {batch_size}, or a larger batch_size"
+            )
+        self._samples = len(dataset)
+        if self._samples == 0:
+            raise ValueError("the dataset is empty: there is nothing to load")
+        # Rounded up, so that the last step may be short.
+        self.steps = self._samples // batch_size if drop_last else -(-self._samples // batch_size)
+        if self.steps == 0:
+            raise ValueError(
+                f"drop_last leaves no step: {self._samples} samples, batch_size {batch_size}; "
+                f"use a batch_size of at most {self._samples}, or drop_last=False"
+            )
+        self._collate = collate_fn or default_collate
+        self._take_batch = batch_method(dataset) if collate_fn is None else None
+        self._epoch = 0
+        self._consumed = 0
+        self._iterator: object | None = None  # the present epoch's; None before it has begun
+
+    def __len__(self) -> int:
+        """Batches that this rank yields in an epoch: its own microbatches of every step."""
+        return self.steps * len(self.own_microbatches)
+
+    def __iter__(self) -> Iterator[Any]:
+        """The next epoch; after `load_state_dict`, the rest of the epoch that was saved."""
+        if self._iterator is not None:
+            self._epoch, self._consumed = self._epoch + 1, 0
+        self._iterator = token = object()
+        return self._walk(self._epoch, self._consumed // self.batch_size, token)
+
+    def _walk(self, epoch: int, first_step: int, token: object) -> Iterator[Any]:
+        order = epoch_order(self.seed, epoch, self._samples, self.shuffle)
+        places = [(k, m) for k in range(first_step, self.steps) for m in self.own_microbatches]
+
+        def load(place: tuple[int, int]) -> Any:
+            step, microbatch = place
+            samples = order[step * self.batch_size : (step + 1) * self.batch_size]
+            lo, hi = cut(len(samples), self.microbatches)[microbatch]
+            batch = self._load(samples[lo:hi], epoch, spare=samples[:1])
+            return _placed(batch, (microbatch, self.microbatches))
+
+        with closing(prefetched(load, places, self.num_workers, self.prefetch)) as batches:
+            for (step, microbatch), batch in zip(places, batches, strict=True):
+                # Handing out a step's last microbatch consumes the step: a checkpoint written in
+                # the loop's body, after the optimizer's step, must not repeat it.
+                if microbatch == self.own_microbatches[-1] and token is self._iterator:
+                    self._consumed = min((step + 1) * self.batch_size, self._samples)
+                yield batch
+
+    def _load(self, samples: NDArray[np.int64], epoch: int, spare: NDArray[np.int64]) -> Any:
+        """The batch of `samples`; if there are none, the batch of `spare` says the shapes."""
+        if self._take_batch is not None:
+            arrays = self._take_batch(samples, Context(samples, epoch, self.seed))
+            return tuple(Tensor(array) for array in arrays)
+        if len(samples) == 0:
+            return empty_like_batch(self._collate([self.dataset[int(i)] for i in spare]))
+        return self._collate([self.dataset[int(i)] for i in samples])
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is under way, or that the next `iter` begins if none has begun."""
+        return self._epoch
+
+    @property
+    def samples_consumed(self) -> int:
+        """Samples of the epoch's steps whose last microbatch on this rank has been handed out."""
+        return self._consumed
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next `iter` begins this epoch, or continues it after `load_state_dict`."""
+        epoch = _whole("epoch", epoch, least=0)
+        if self._iterator is not None or epoch != self._epoch:
+            self._epoch, self._consumed, self._iterator = epoch, 0, None
+
+    def state_dict(self) -> dict[str, int]:
+        """The position in the run, equal on all ranks between steps: epoch and samples_consumed.
+
+        In the middle of a step, the position is the step's start. After an epoch's last step, it is
+        the start of the next epoch.
+        """
+        if self._consumed // self.batch_size == self.steps or self._consumed == self._samples:
+            return {"epoch": self._epoch + 1, "samples_consumed": 0}
+        return {"epoch": self._epoch, "samples_consumed": self._consumed}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """The next `iter` continues at this position, on any number of ranks.
+
+        Raises ValueError when the position is not between two steps of this loader.
+        """
+        epoch = _whole("epoch", state["epoch"], least=0)
+        consumed = _whole("samples_consumed", state["samples_consumed"], least=0)
+        if consumed % self.batch_size or consumed >= self.steps * self.batch_size:
+            raise ValueError(
+                f"samples_consumed {consumed} is not between two steps: {self._samples} samples "
+                f"in {self.steps} steps of {self.batch_size}; resume with the dataset, batch_size "
+                "and drop_last that the state was saved with"
+            )
+        self._epoch, self._consumed, self._iterator = epoch, consumed, None
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
+
+
+def _placed(batch: Any, place: tuple[int, int]) -> Any:
+    """`batch`, each Tensor in its top level marked with (microbatch, microbatches)."""
+    if isinstance(batch, Mapping):
+        members = list(batch.values())
+    else:
+        members = list(batch) if isinstance(batch, (tuple, list)) else [batch]
+    for member in members:
+        if isinstance(member, Tensor):
+            member.microbatch = place
+    return batch
