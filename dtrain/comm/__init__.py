@@ -1,0 +1,27 @@
+"""Communicators: what the ranks of a job say to each other, as operations on NumPy arrays.
+
+Imports: numpy; mpi4py only inside `MPICommunicator`, so that one process never needs it. Of dtrain
+at most `dtrain.backend`. A communicator is passed, never fetched from a global.
+
+Read first: `communicator.py` (what every communicator can do, and on which arrays), then
+`threads.py` (the naive twin: ranks are threads, plain NumPy), then `mpi.py` (the real one).
+`request.py` is the one mechanism behind every non-blocking form.
+"""
+
+from __future__ import annotations
+
+from dtrain.comm.communicator import Communicator, shares
+from dtrain.comm.mpi import MPICommunicator
+from dtrain.comm.request import Request
+from dtrain.comm.single import SingleCommunicator
+from dtrain.comm.threads import ThreadCommunicator, run_ranks
+
+__all__ = [
+    "Communicator",
+    "MPICommunicator",
+    "Request",
+    "SingleCommunicator",
+    "ThreadCommunicator",
+    "run_ranks",
+    "shares",
+]
