@@ -20,7 +20,7 @@ import builtins
 
 import numpy as _np
 
-from dtrain import autograd, nn
+from dtrain import autograd, comm, data, nn, optim, parallel
 from dtrain.autograd import Tensor, device, enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from dtrain.backend.random import manual_seed
 from dtrain.ops.activation import relu, sigmoid, softmax, tanh
@@ -38,6 +38,7 @@ from dtrain.ops.shape import (
     broadcast_to, cat, chunk, clone, concat, flatten, permute, reshape, split, squeeze, stack, transpose, unbind,
     unsqueeze,
 )  # fmt: skip
+from dtrain.parallel import DistributedDataParallel
 
 __version__ = "0.1.0"
 

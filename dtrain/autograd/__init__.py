@@ -6,7 +6,7 @@ from), `op.py` (how a function of arrays becomes a function of Tensors), `graph.
 
 from dtrain.autograd.check import check_grads
 from dtrain.autograd.function import Function
-from dtrain.autograd.graph import backward, grad, on_backward_end
+from dtrain.autograd.graph import backward, backward_root, grad, on_backward_end
 from dtrain.autograd.mode import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from dtrain.autograd.op import Joint, op
 from dtrain.autograd.tensor import Tensor, device
@@ -16,6 +16,7 @@ __all__ = [
     "Joint",
     "Tensor",
     "backward",
+    "backward_root",
     "check_grads",
     "device",
     "enable_grad",

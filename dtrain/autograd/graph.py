@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dtrain.backend import Array, xp_of
@@ -18,7 +19,7 @@ from dtrain.backend import Array, xp_of
 if TYPE_CHECKING:
     from dtrain.autograd.tensor import Tensor
 
-__all__ = ["Joint", "Node", "Pieces", "backward", "grad", "on_backward_end", "walk"]
+__all__ = ["Joint", "Node", "Pieces", "backward", "backward_root", "grad", "on_backward_end", "under_way", "walk"]
 
 
 class Joint:
@@ -76,22 +77,46 @@ class Node:
 
 
 class _Walks(threading.local):
+    """The backward calls that are under way in this thread: their roots, and what to call at their ends."""
+
     def __init__(self) -> None:
-        self.callbacks: list[list[Callable[[Tensor], None]]] = []
+        self.under_way: list[tuple[Tensor | None, list[Callable[[], None]]]] = []
 
 
 _walks = _Walks()
 
 
-def on_backward_end(callback: Callable[[Tensor], None]) -> None:
-    """Call `callback(root)` once the backward walk that is under way in this thread has ended.
+@contextmanager
+def under_way(root: Tensor | None) -> Iterator[None]:
+    """A backward pass from `root`; when it has ended well, what it left to be called is called."""
+    callbacks: list[Callable[[], None]] = []
+    _walks.under_way.append((root, callbacks))
+    try:
+        yield
+    finally:
+        _walks.under_way.pop()
+    for callback in callbacks:
+        callback()
 
-    To be used from pullbacks and gradient hooks; `root` is the tensor whose backward was called.
-    Raises RuntimeError outside a walk.
+
+def backward_root() -> Tensor | None:
+    """The tensor whose `backward()` is under way in this thread; None where a module's `backward` is.
+
+    Raises RuntimeError outside of one.
     """
-    if not _walks.callbacks:
-        raise RuntimeError("on_backward_end was called while no backward walk is under way")
-    _walks.callbacks[-1].append(callback)
+    if not _walks.under_way:
+        raise RuntimeError("no backward walk is under way")
+    return _walks.under_way[-1][0]
+
+
+def on_backward_end(callback: Callable[[], None]) -> None:
+    """Call `callback` once the backward walk that is under way in this thread has ended well.
+
+    To be used from pullbacks and gradient hooks. Raises RuntimeError outside a walk.
+    """
+    if not _walks.under_way:
+        raise RuntimeError("no backward walk is under way")
+    _walks.under_way[-1][1].append(callback)
 
 
 def backward(
@@ -106,13 +131,8 @@ def backward(
     although `retain_graph` was not given the first time.
     """
     roots, seeds = _roots(tensors, grad_tensors)
-    _walks.callbacks.append([])
-    try:
+    with under_way(roots[0]):
         walk(roots, seeds, retain_graph=retain_graph)
-    finally:
-        callbacks = _walks.callbacks.pop()
-    for callback in callbacks:
-        callback(roots[0])
 
 
 def grad(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Tensor, is_grad_enabled
-from dtrain.autograd.graph import Node, walk
+from dtrain.autograd.graph import Node, under_way, walk
 from dtrain.backend import to_device
 from dtrain.nn.parameter import Parameter
 
@@ -278,7 +278,8 @@ class _Call:
         for ref in self.inputs:
             found = ref()
             inputs.append(Tensor(np.zeros(())) if found is None else found)
-        gradients = walk([_Output(node) for node in nodes], [g.array for g in grads], wanted=inputs)  # type: ignore[misc]
+        with under_way(None):
+            gradients = walk([_Output(node) for node in nodes], [g.array for g in grads], wanted=inputs)  # type: ignore[misc]
         result = [None if g is None else Tensor(g) for g in gradients]
         return result[0] if len(result) == 1 else tuple(result)
 

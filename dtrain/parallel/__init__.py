@@ -1,0 +1,10 @@
+"""Data parallelism whose bits do not depend on the number of ranks.
+
+May import `dtrain.comm` and what is below. Read `tree.py` (the fixed order of summation), then
+`naive.py` (all of DistributedDataParallel in a page, slow), then `reducer.py` and `distributed.py`.
+"""
+
+from dtrain.parallel.distributed import DistributedDataParallel
+from dtrain.parallel.naive import NaiveDistributedDataParallel
+
+__all__ = ["DistributedDataParallel", "NaiveDistributedDataParallel"]

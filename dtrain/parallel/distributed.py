@@ -1,0 +1,266 @@
+"""DistributedDataParallel: the user's module, with gradients that are those of the global batch."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dtrain.autograd import Tensor, backward_root, is_grad_enabled, on_backward_end
+from dtrain.autograd.op import record
+from dtrain.backend import Array, xp_of
+from dtrain.backend.random import key
+from dtrain.comm import Communicator, SingleCommunicator
+from dtrain.data.sampler import microbatch_block
+from dtrain.nn.flat import Flat, flatten
+from dtrain.nn.module import Module
+from dtrain.parallel.buffers import Buffers
+from dtrain.parallel.reducer import Reducer
+from dtrain.parallel.replicas import check_replicas
+
+__all__ = ["DistributedDataParallel"]
+
+
+class DistributedDataParallel(Module):
+    """Wraps a module so that `backward()` leaves the gradient of the mean loss over the global batch.
+
+    A step is M = `microbatches` microbatches (default: comm.microbatches, which is the number of ranks
+    unless a job says otherwise), of which this rank owns a block of consecutive ones. For each of
+    them call the model and `loss.backward()`; after its last one the gradients of all ranks have been
+    summed, along a tree that depends on M alone, so their bits do not depend on the number of ranks.
+
+        for x, y in loader:                      # this rank's microbatches
+            loss = F.cross_entropy(model(x), y)  # the mean over the microbatch
+            loss.backward()
+            if model.synchronized:               # all microbatches of the step are in
+                optimizer.step()
+                optimizer.zero_grad()
+
+    A microbatch counts by its number of samples (the first dimension of the first tensor that the model
+    is called with; `set_weight` for others). Buffers, such as running statistics, become the mean of
+    what the microbatches made of them. Parameters that no microbatch used keep `grad=None` and are
+    named once on standard error. `state_dict()` has the module's own keys.
+
+    comm: the job's communicator (None: one process). overlap: whether buckets travel on a helper thread
+    while backward goes on (default: where there are several hosts); the bits are the same.
+
+    Raises ValueError for more ranks than microbatches and RuntimeError where the ranks' modules differ,
+    naming the first rank and parameter; both on every rank. FloatingPointError for a loss that is NaN or
+    infinite. `optimizer.step()` raises RuntimeError while microbatches of a step are missing.
+    """
+
+    def __init__(
+        self,
+        module: Module,
+        comm: Communicator | None = None,
+        microbatches: int | None = None,
+        *,
+        overlap: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.comm: Communicator = SingleCommunicator() if comm is None else comm
+        self.microbatches = self.comm.microbatches if microbatches is None else microbatches
+        self.block = microbatch_block(self.comm.rank, self.comm.size, self.microbatches)
+        if not any(True for _ in module.parameters()):
+            raise ValueError(f"{type(module).__name__} has no parameters to train")
+        check_replicas(module, self.comm, self.microbatches)
+        self.comm.settle_microbatches(self.microbatches)
+        self.overlap = self.comm.local_size < self.comm.size if overlap is None else overlap
+        self.loss = math.nan  #: the mean loss over the last step's global batch
+        self.synchronized = False  #: whether the last backward completed a step
+        self._step = 0
+        self._done = 0  # microbatches of this step that this rank has finished
+        self._weight: float | None = None
+        self._samples = 0
+        self._open = False  # a microbatch has begun its backward
+        self._named: set[str] = set()
+        self._parameters = list(module.named_parameters())
+        self._reducers: list[Reducer] = []
+        self._kept: list[Array] | None = None
+        key.move_to(0, self.block.start)
+
+    # -- as a module -----------------------------------------------------------------------------
+
+    @property
+    def training(self) -> bool:  # type: ignore[override]
+        """Whether the module is in training mode."""
+        return self.module.training
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        self.module.training = mode
+
+    def _walk(self, prefix: str) -> Iterator[tuple[str, Module]]:
+        """Names below the wrapper are the module's own."""
+        return self.module._walk(prefix)
+
+    def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
+        """The module's state dict, under the module's own names."""
+        return self.module.state_dict(prefix)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> tuple[list[str], list[str]]:
+        """Load the module's state; every rank must load the same."""
+        return self.module.load_state_dict(state_dict, strict)
+
+    def set_weight(self, weight: float) -> None:
+        """Count the microbatch whose backward comes next as `weight` (of tokens, say) instead of its samples."""
+        if not weight >= 0 or math.isinf(weight):
+            raise ValueError(f"a microbatch's weight must be a number of at least 0, got {weight}")
+        self._weight = weight
+
+    # -- a microbatch ----------------------------------------------------------------------------
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's output. With gradients on it is recorded as part of the present microbatch."""
+        if not is_grad_enabled():
+            return self.module(*args, **kwargs)
+        self._check_origin(args)
+        if self._done == 0 and not self._open:
+            self._begin_step()
+        first = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+        self._samples = 1 if first is None or not first.ndim else first.shape[0]
+        return self._mark(self.module(*args, **kwargs))
+
+    def _check_origin(self, args: tuple[Any, ...]) -> None:
+        """A batch of a DataLoader knows which microbatch it is: refuse one that is not next."""
+        expected = (self.block.start + self._done, self.microbatches)
+        for a in args:
+            origin = getattr(a, "microbatch", None)
+            if origin is not None and origin != expected:
+                raise RuntimeError(
+                    f"step {self._step}, rank {self.comm.rank}: the model expects microbatch {expected[0]} of {expected[1]}, "
+                    f"the loader gave microbatch {origin[0]} of {origin[1]}; give the loader the same comm and "
+                    "microbatches as the model, and finish every step's microbatches before another loop begins"
+                )
+
+    def _mark(self, output: Any) -> Any:
+        """The output with this wrapper at the place where gradients enter the module."""
+        if isinstance(output, Tensor):
+            return record("distributed", output.array, self._enter, (output,)) if output.requires_grad else output
+        if isinstance(output, (tuple, list)):
+            return type(output)(map(self._mark, output))
+        if isinstance(output, dict):
+            return {name: self._mark(value) for name, value in output.items()}
+        return output
+
+    def _begin_step(self) -> None:
+        """Before the first microbatch of a step: flat gradients as the parameters are now."""
+        self.synchronized = False
+        trained = [p for _, p in self._parameters if p.requires_grad]
+        current = [t for r in self._reducers for t in r.flat.tensors]
+        if len(trained) != len(current) or not all(r.flat.is_whole() for r in self._reducers) or {*map(id, trained)} != {*map(id, current)}:
+            self._build(flatten(trained))
+        # Gradients that were not cleared are added to, as in PyTorch.
+        kept = any(p.grad is not None for p in trained)
+        self._kept = [r.flat.grad.copy() if kept else r.flat.grad[:0] for r in self._reducers] if kept else None
+        if kept:
+            for r, copy in zip(self._reducers, self._kept or (), strict=True):
+                for t in r.flat.tensors:
+                    copy[t._flat.slice] = 0 if t.grad is None else t.grad.array.reshape(-1)
+
+    def _build(self, flats: list[Flat]) -> None:
+        for _, p in self._parameters:
+            p._sink = None
+        if not flats:
+            raise RuntimeError("no parameter requires a gradient: there is nothing to train")
+        self._buffers = Buffers(self.module, self.microbatches)
+        self._reducers = []
+        for i, flat in enumerate(flats):
+            header = self._buffers.size if i == 0 else 1
+            reducer = Reducer(self.comm, flat, self.microbatches, header, self.overlap)
+            flat.check = self._check_complete
+            for t in flat.tensors:
+                t._sink = reducer.add
+            self._reducers.append(reducer)
+
+    def _enter(self, g: Array) -> Array:
+        """A gradient enters the module: with the first one, the microbatch's backward begins."""
+        if not self._open:
+            self._open_microbatch()
+        if self.microbatches == 1:
+            return g
+        return g * g.dtype.type(self._counts) if self._counts else xp_of(g).zeros_like(g)
+
+    def _open_microbatch(self) -> None:
+        if self._done == 0 and self.synchronized:
+            raise RuntimeError("backward() went through an output of the step before; call the model again first")
+        microbatch = self.block.start + self._done
+        self._counts = float(self._samples if self._weight is None else self._weight)
+        self._weight = None
+        root = backward_root()
+        loss = root.item() if root is not None and root.numel() == 1 else None
+        if self._counts and loss is not None and not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} at step {self._step}, microbatch {microbatch} of {self.microbatches}, "
+                f"rank {self.comm.rank} on {self.comm.host}"
+            )
+        self._open = True
+        on_backward_end(self._close_microbatch)
+        for reducer in self._reducers:
+            reducer.begin(self._done)
+        header = self._buffers.take(microbatch, self._counts, math.nan if loss is None else loss)
+        self._reducers[0].add_header(header)
+        for reducer in self._reducers[1:]:
+            reducer.add_header(header[:1])
+
+    def _close_microbatch(self) -> None:
+        for reducer in self._reducers:
+            reducer.end()
+        self._open = False
+        self._done += 1
+        if self._done < len(self.block):
+            key.move_to(self._step, self.block.start + self._done)
+            return
+        for reducer in self._reducers:
+            reducer.wait()
+        self._finish_step()
+
+    def _finish_step(self) -> None:
+        self.loss = self._buffers.put(self._reducers[0].header)
+        unused = set()
+        for i, reducer in enumerate(self._reducers):
+            if self._kept is not None:
+                reducer.flat.grad += self._kept[i]
+            for t, used in zip(reducer.flat.tensors, reducer.used.tolist(), strict=True):
+                if used or t.grad is not None:
+                    t.grad = t._flat.grad
+                else:
+                    unused.add(id(t))
+        self._kept = None
+        if unused:
+            self._name_unused({name for name, p in self._parameters if id(p) in unused})
+        if self._step == 0:
+            self._order_by_arrival()
+        self._step += 1
+        self._done = 0
+        self.synchronized = True
+        key.move_to(self._step, self.block.start)
+
+    def _name_unused(self, names: set[str]) -> None:
+        new = sorted(names - self._named)
+        self._named |= names
+        if new and self.comm.rank == 0:
+            print(
+                f"dtrain: no microbatch of step {self._step} used the parameters {', '.join(new)}; their grad is None",
+                file=sys.stderr,
+            )
+
+    def _order_by_arrival(self) -> None:
+        """After the first step: let gradients lie in the order in which they arrive, so that buckets fill early."""
+        orders = self.comm.broadcast_object([reducer.order for reducer in self._reducers])
+        if all(order == sorted(order) for order in orders):
+            return
+        self._build(
+            [Flat([r.flat.tensors[i] for i in order]) for r, order in zip(self._reducers, orders, strict=True)]
+        )
+
+    def _check_complete(self) -> None:
+        """Before an optimizer's step: are all microbatches of this rank in?"""
+        if self._done or self._open:
+            n = len(self.block)
+            raise RuntimeError(
+                f"optimizer.step() in the middle of step {self._step}: rank {self.comm.rank} has finished {self._done} of its "
+                f"{n} microbatches, {n - self._done} are missing; call it only where model.synchronized is true"
+            )

@@ -1,0 +1,174 @@
+"""From gradients that arrive one by one to their sum over all microbatches of all ranks.
+
+A `Reducer` looks after the parameters of one dtype and device. They lie in one flat gradient
+(dtrain/nn/flat.py), in the memory of a message:
+
+    [ header | gradients, the last layers' first | used ]
+
+The header holds what the step needs beside gradients (samples, loss, buffers) and leaves with the
+first bucket; `used` counts for each parameter how many microbatches used it and leaves with the
+last. Slot 0 of the rank's subtree sums (tree.py) is this memory itself, so a rank of which all
+microbatches form one subtree sends its gradients from where backward has put them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from dtrain.autograd import Tensor
+from dtrain.backend import Array, xp_of
+from dtrain.comm import Communicator
+from dtrain.data.sampler import microbatch_block
+from dtrain.nn.flat import Flat
+from dtrain.parallel.exact import exact_allreduce
+from dtrain.parallel.tree import Block
+
+__all__ = ["Reducer"]
+
+# Bytes: MPI is fastest with messages of 1 to 4 MiB; the first is small, so that something is under way early.
+_FIRST_BUCKET = 1 << 20
+_BUCKET = 4 << 20
+
+
+class Reducer:
+    """Sums the gradients of a Flat's tensors over the microbatches of a step.
+
+    header: how many numbers travel with the first bucket. A step is: for each of this rank's
+    microbatches `begin(k)`, `add_header`, `add` for each parameter as its gradient arrives, `end`;
+    after the last one `wait`. The sums are then in `message`, multiplied by 1 / header[0] except for
+    the header itself (unless there is one microbatch only).
+    """
+
+    def __init__(self, comm: Communicator, flat: Flat, microbatches: int, header: int, overlap: bool) -> None:
+        if flat.data.dtype not in (np.float32, np.float64):
+            raise TypeError(
+                f"gradients of dtype {flat.data.dtype} cannot be summed exactly; "
+                "use float32 or float64 parameters: model.to(dtrain.float32)"
+            )
+        self.comm, self.flat, self.microbatches, self.overlap = comm, flat, microbatches, overlap
+        step = 64 // flat.data.dtype.itemsize
+        self.offset = -(-header // step) * step
+        self.message = flat.reserve(self.offset, len(flat.tensors))
+        self.header = self.message[:header]
+        self.used = self.message[len(self.message) - len(flat.tensors) :]
+        self.arrived = [True] * len(flat.tensors)  # until a microbatch begins
+        self.order: list[int] = []  # in which the gradients of the microbatch arrived
+        self.index = {id(t): i for i, t in enumerate(flat.tensors)}
+        self.block = Block(microbatch_block(comm.rank, comm.size, microbatches))
+        self.held = [Block(microbatch_block(r, comm.size, microbatches)).nodes for r in range(comm.size)]
+        xp = xp_of(self.message)
+        self.slots = [self.message] + [xp.empty_like(self.message) for _ in range(self.block.slots - 1)]
+        self._cut_buckets()
+        self.last = len(self.block.plan) - 1
+        self.requests: list[Any] = []
+        self.factor: float | None = None
+
+    def _cut_buckets(self) -> None:
+        """Slices of the message, and for each the number of tensors that reach into it."""
+        n, size = len(self.message), self.message.dtype.itemsize
+        ends = [min(n, max(_FIRST_BUCKET // size, self.offset))]
+        while ends[-1] < n:
+            ends.append(min(n, ends[-1] + _BUCKET // size))
+        self.buckets = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+        self.ends = ends
+        self.things = [0] * len(self.buckets)  # how many things each bucket waits for
+        self.place = [slice(self.offset + t._flat.slice.start, self.offset + t._flat.slice.stop) for t in self.flat.tensors]
+        self.used_place = slice(n - len(self.flat.tensors), n)
+        for where in (*self.place, slice(0, len(self.header)), self.used_place):
+            for b in self._buckets_of(where):
+                self.things[b] += 1
+
+    def _buckets_of(self, where: slice) -> range:
+        """The buckets into which a slice of the message reaches."""
+        first = bisect_right(self.ends, where.start)
+        return range(first, bisect_right(self.ends, max(where.start, where.stop - 1)) + 1)
+
+    # -- one microbatch --------------------------------------------------------------------------
+
+    def begin(self, k: int) -> None:
+        """The k-th microbatch of this rank comes next."""
+        self.k = k
+        self.depth, self.carries = self.block.plan[k]
+        self.arrived = [False] * len(self.flat.tensors)
+        self.order = []
+        self.missing = list(self.things)
+        self.sent = 0
+
+    def add_header(self, values: Array) -> None:
+        """Add this microbatch's header."""
+        self._add(slice(0, len(values)), values)
+
+    def add(self, tensor: Tensor, g: Array) -> None:
+        """Add the gradient of a parameter in this microbatch."""
+        i = self.index[id(tensor)]
+        if self.arrived[i]:
+            raise RuntimeError(
+                "a parameter got a gradient outside its microbatch, or twice in one: with DistributedDataParallel "
+                "call the wrapped model, and backward() once for each microbatch, on the sum of its losses"
+            )
+        self.arrived[i] = True
+        self.order.append(i)
+        self._add(self.place[i], g.reshape(-1))
+
+    def end(self) -> None:
+        """The backward walk of this microbatch is over: what has not arrived is zero."""
+        used = np.array(self.arrived, self.message.dtype)
+        for i, arrived in enumerate(self.arrived):
+            if not arrived:
+                self.arrived[i] = True
+                self.order.append(i)
+                self._add(self.place[i], 0)
+        self._add(self.used_place, used)
+        if self.k == self.last:
+            while self.sent < len(self.buckets):
+                self._send()
+
+    def _add(self, where: slice, values: Any) -> None:
+        """values join the subtree sums at this place; in the last microbatch, buckets that are complete leave."""
+        if not self.carries:
+            self.slots[self.depth][where] = values
+        else:
+            top = self.slots[self.depth - 1][where]
+            top += values
+            for slot in range(self.depth - 2, self.depth - self.carries - 1, -1):
+                below = self.slots[slot][where]
+                below += top
+                top = below
+        if self.overlap and self.k == self.last:
+            for b in self._buckets_of(where):
+                self.missing[b] -= 1
+            while self.sent < len(self.buckets) and not self.missing[self.sent]:
+                self._send()
+
+    # -- between ranks ---------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        """Sum the next bucket over all ranks, on the helper thread where communication is to overlap."""
+        bucket = self.sent
+        self.sent += 1
+        if self.overlap:
+            self.requests.append(self.comm.start(self._exchange, bucket))
+        else:
+            self._exchange(self.comm, bucket)
+
+    def _exchange(self, comm: Communicator, bucket: int) -> None:
+        where = self.buckets[bucket]
+        parts = [slot[where] for slot in self.slots[: len(self.block.nodes)]]
+        scale: Callable[[], float | None] = (lambda: None) if bucket == 0 else (lambda: self.factor)
+        exact_allreduce(comm, self.held, parts, self.message[where], self.microbatches, scale)
+        if bucket == 0 and self.microbatches > 1:
+            # Only now the number of samples is known; the other buckets come after this one.
+            total = float(self.header[0])
+            self.factor = 1 / total if total else 0.0
+            self.message[self.offset : where.stop] *= self.message.dtype.type(self.factor)
+
+    def wait(self) -> None:
+        """Returns when all sums are there; raises what went wrong on the helper thread."""
+        requests: Sequence[Any] = self.requests
+        self.requests = []
+        for request in requests:
+            request.wait()

@@ -1,0 +1,88 @@
+"""The fixed binary tree along which the gradients of M microbatches are summed, whoever holds them.
+
+Level 0 are the microbatches 0 to M - 1. Level l + 1 holds the sums of 2i and 2i + 1 of level l; an odd
+one at the end moves up as it is. A node (level, i) covers the microbatches [i * 2^level, (i + 1) * 2^level).
+
+A rank owns a block of consecutive microbatches. It adds them up into the largest subtrees that lie in
+its block, and between ranks only these subtree sums are exchanged. Floating-point addition is not
+associative, but every sum is made of the same additions at any number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from dtrain.backend import Array, xp_of
+
+__all__ = ["Block", "finish", "naive_sum", "subtrees"]
+
+Node = tuple[int, int]
+
+
+def naive_sum(leaves: Sequence[Array]) -> Array:
+    """The sum of all leaves along the tree, level by level: what everything else here must equal."""
+    level = list(leaves)
+    while len(level) > 1:
+        pairs = [level[i] + level[i + 1] for i in range(0, len(level) - 1, 2)]
+        level = pairs + level[len(pairs) * 2 :]
+    return level[0]
+
+
+def subtrees(block: range) -> list[Node]:
+    """The largest subtrees that cover the microbatches of `block`, from left to right."""
+    nodes = []
+    lo, hi = block.start, block.stop
+    while lo < hi:
+        level = (lo & -lo).bit_length() - 1 if lo else (hi - lo).bit_length()
+        while lo + (1 << level) > hi:
+            level -= 1
+        nodes.append((level, lo >> level))
+        lo += 1 << level
+    return nodes
+
+
+class Block:
+    """How a rank adds up its microbatches: a binary counter whose digits are subtree sums.
+
+    Microbatch j is met with `depth` sums waiting in slots 0 to depth - 1; it is added to the last one,
+    that to the one before, and so on, `carries` times. plan[k] = (depth, carries) for the k-th microbatch.
+    slots: how many sums wait at most (log2 of the block's size + 2); nodes: those that remain at the end.
+    """
+
+    def __init__(self, block: range) -> None:
+        self.plan: list[tuple[int, int]] = []
+        self.nodes: list[Node] = []
+        self.slots = 0
+        for j in block:
+            depth, carries = len(self.nodes), 0
+            node = (0, j)
+            while self.nodes and node[1] % 2 and self.nodes[-1] == (node[0], node[1] - 1):
+                self.nodes.pop()
+                node = (node[0] + 1, node[1] // 2)
+                carries += 1
+            self.nodes.append(node)
+            self.plan.append((depth, carries))
+            self.slots = max(self.slots, len(self.nodes))
+
+
+def finish(sums: Mapping[Node, Array], microbatches: int, out: Array) -> None:
+    """Write the root of the tree into `out` from subtree sums that cover all microbatches.
+
+    sums: 1-D arrays of out's size, of which any may be overwritten. `out` may be one of them.
+    """
+    xp = xp_of(out)
+    left = dict(sums)
+    level, width = 0, microbatches
+    while width > 1:
+        for i in range(0, width, 2):
+            a, b = left.pop((level, i), None), left.pop((level, i + 1), None)
+            if a is None:
+                continue  # inside a subtree that a rank has summed already
+            if b is not None:
+                a = xp.add(a, b, out=out if width == 2 else a)
+            left[level + 1, i // 2] = a
+        width = (width + 1) // 2
+        level += 1
+    (root,) = left.values()
+    if root is not out:
+        out[...] = root
