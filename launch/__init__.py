@@ -1,0 +1,19 @@
+"""A job: its ranks, threads, failure and progress; and `python -m launch`, which starts one.
+
+Imports dtrain, nothing imports it. Read first: `job.py`, whose constructor is the order in which
+things must happen; each step is a file:
+
+    environment.py   what the launcher's environment variables say, before MPI starts
+    threads.py       threads per rank
+    failure.py       one rank fails, the whole job ends
+    progress.py      the progress bar
+    runtime.py       the MPI of this Python environment, and what it needs
+    __main__.py      python -m launch -n 4 script.py
+"""
+
+from __future__ import annotations
+
+from launch.job import Job
+from launch.progress import Progress
+
+__all__ = ["Job", "Progress"]

@@ -1,0 +1,132 @@
+"""python -m launch -n 4 [--threads T] [--launcher auto|mpirun|srun] [-m] script.py args...
+
+Starts a script on n ranks with the mpirun of this Python environment, or with srun inside a Slurm
+allocation, with what that launcher needs. The process becomes the launcher, so that its exit code
+is the job's, and ending it in whatever way ends all ranks. With -n 1 it becomes the script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from launch.environment import launched_world
+from launch.runtime import find_mpirun, library_family, mpirun_family, settings
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Become the job that the arguments describe, or end with a message and exit code 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        _check(options)
+        environment, command = _job(options)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"python -m launch: {error}", file=sys.stderr)
+        sys.exit(2)
+    if options.dry_run:
+        print(
+            " ".join(
+                [*(f"{k}={shlex.quote(v)}" for k, v in environment.items())] + [shlex.join(command)]
+            )
+        )
+        sys.exit(0)
+    sys.stdout.flush()
+    os.execvpe(command[0], command, {**os.environ, **environment})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m launch", description="Start a training script on several ranks."
+    )
+    parser.add_argument("-n", type=int, required=True, metavar="RANKS", help="number of ranks")
+    parser.add_argument(
+        "--threads", type=int, help="threads per rank; default: a rank's share of the cores"
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=("auto", "mpirun", "srun"),
+        default="auto",
+        help="auto: srun inside a Slurm allocation if the MPI library is not Open MPI, else mpirun",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the command, start nothing")
+    parser.add_argument("-m", action="store_true", dest="module", help="script is a module's name")
+    parser.add_argument("script", help="Python script, or with -m a module")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own arguments")
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.n < 1:
+        raise ValueError(f"-n must be at least 1 rank, got {options.n}")
+    if options.threads is not None and options.threads < 1:
+        raise ValueError(f"--threads must be at least 1, got {options.threads}")
+    if options.module:
+        if importlib.util.find_spec(options.script) is None:
+            raise FileNotFoundError(f"no module named {options.script} can be imported from here")
+    elif not Path(options.script).exists():
+        raise FileNotFoundError(
+            f"script {options.script} does not exist in {os.getcwd()}; for a module's name use -m"
+        )
+    world = launched_world()
+    if world is not None and world.size > 1:
+        raise RuntimeError(
+            f"this process is already one of {world.size} ranks ({world.variable}={world.size}); "
+            "start the script itself with mpirun or srun, or only `python -m launch`"
+        )
+
+
+def _job(options: argparse.Namespace) -> tuple[dict[str, str], list[str]]:
+    """The environment variables to add, and the command."""
+    environment = {} if options.threads is None else {"DTRAIN_THREADS": str(options.threads)}
+    target = ["-m", options.script] if options.module else [options.script]
+    script = [sys.executable, *target, *options.arguments]
+    if options.n == 1:
+        return environment, script
+    library, library_text = library_family()
+    if options.launcher == "srun" or (options.launcher == "auto" and _prefers_srun(library)):
+        return environment, _srun(library, library_text, options.n) + script
+    mpirun = find_mpirun()
+    family, text = mpirun_family(mpirun)
+    if family != library:
+        raise RuntimeError(
+            f"{mpirun} belongs to {family or 'an unknown MPI'} ({_first_line(text)}), but mpi4py "
+            f"loads {library or 'an unknown MPI'} ({_first_line(library_text)}): every rank would "
+            "be alone. Put the right mpirun first on PATH, choose the library with MPI4PY_LIBMPI, "
+            f"or reinstall one of them for {sys.executable}"
+        )
+    return environment | settings(family), [mpirun, "-n", str(options.n), *script]
+
+
+def _prefers_srun(library: str | None, environment: Mapping[str, str] = os.environ) -> bool:
+    # Open MPI under srun --mpi=pmi2 would silently be n jobs of one rank.
+    return (
+        "SLURM_JOB_ID" in environment and shutil.which("srun") is not None and library != "Open MPI"
+    )
+
+
+def _srun(library: str | None, library_text: str, n: int) -> list[str]:
+    if shutil.which("srun") is None:
+        raise FileNotFoundError("no srun on PATH; use --launcher mpirun")
+    if library == "Open MPI":
+        raise RuntimeError(
+            f"srun --mpi=pmi2 cannot connect ranks of Open MPI ({_first_line(library_text)}); "
+            "use --launcher mpirun inside the allocation, or pip install mpich"
+        )
+    return ["srun", "--mpi=pmi2", "--kill-on-bad-exit=1", "-n", str(n)]
+
+
+def _first_line(text: str) -> str:
+    return (text.splitlines() or ["it says nothing"])[0].strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""One rank fails, the whole job ends at once, and the output says why: once, whole, with the rank.
+
+Left alone, a rank that fails waits for ever in MPI_Finalize for ranks that wait for ever in a
+collective for it. Four ways out of a process are covered here; a fifth, a signal, is mpirun's:
+
+- an uncaught exception in the main thread (`sys.excepthook`), KeyboardInterrupt among them;
+- one in any other thread (`threading.excepthook`, `Communicator.on_helper_error`);
+- SystemExit with a code that is not 0, from `sys.exit(3)` or `raise SystemExit(3)`;
+- the death of the launcher (`die_with_parent`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+__all__ = ["Failure", "die_with_parent", "on_exit_code"]
+
+PR_SET_PDEATHSIG = 1
+
+
+class Failure:
+    """Ends all ranks when this one fails. `abort(code)` is the communicator's."""
+
+    def __init__(self, rank: int, host: str, abort: Callable[[int], None]) -> None:
+        self.rank, self.host = rank, host
+        self._abort = abort
+        self._pid = os.getpid()
+        self._first = threading.Lock()
+
+    def install(self) -> None:
+        """From now on the process's ways out lead here."""
+        sys.excepthook = lambda kind, error, trace: self.failed(error)
+        threading.excepthook = self._thread_failed
+        on_exit_code(self.left)
+
+    def failed(self, error: BaseException) -> None:
+        """Print the traceback of this rank and end the job with exit code 1."""
+        text = "".join(traceback.format_exception(error))
+        # A failed message is most likely the consequence of another rank's failure.
+        consequence = type(error).__module__.partition(".")[0] == "mpi4py"
+        self._end(f"failed:\n{text}", 1, delay=1.0 if consequence else 0.0)
+
+    def left(self, code: Any) -> None:
+        """Called with the code of the SystemExit that ends the process: None, number or text."""
+        if code is None or (isinstance(code, int) and code & 0xFF == 0):
+            return
+        if isinstance(code, int):
+            self._end(f"left with exit code {code}\n", code & 0xFF)
+        else:
+            self._end(f"left with exit code 1: {code}\n", 1)
+
+    def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+            self.failed(args.exc_value)
+
+    def _end(self, message: str, code: int, delay: float = 0.0) -> None:
+        if os.getpid() != self._pid:  # a forked child's failure is its parent's business
+            sys.stderr.write(message)
+            return
+        # Only one thread reports. It never releases: what comes after it does not matter.
+        self._first.acquire()
+        # When all ranks fail alike, the lowest one ends the others while they wait here.
+        time.sleep(delay + min(0.1 * self.rank, 1.0))
+        sys.stdout.flush()
+        sys.stderr.write(f"\n[rank {self.rank} on {self.host}] {message}")
+        sys.stderr.flush()
+        self._abort(code)
+
+
+def on_exit_code(tell: Callable[[Any], None]) -> None:
+    """Call tell(code) when the interpreter is about to end this process because of a SystemExit.
+
+    `sys.excepthook` is not called for SystemExit and an `atexit` function does not learn the code.
+    But the interpreter reads the attribute `code` of the exception that has reached the top, and
+    is then the only reader that no Python frame has called. So a SystemExit that is caught counts
+    for nothing, and it does not matter who raised the other one, or how.
+    """
+    member: Any = SystemExit.__dict__["code"]
+
+    def read(error: SystemExit) -> Any:
+        code = member.__get__(error)
+        if sys._getframe().f_back is None and threading.current_thread() is threading.main_thread():
+            tell(code)
+        return code
+
+    # A built-in type refuses setattr; its namespace, which the proxy __dict__ refers to, does not.
+    (namespace,) = gc.get_referents(SystemExit.__dict__)
+    namespace["code"] = property(read, member.__set__)
+    ctypes.pythonapi.PyType_Modified(ctypes.py_object(SystemExit))
+
+    # Python 3.11's own sys.exit makes no exception object that could have its attribute read.
+    own = sys.exit
+
+    def leave(status: Any = None, /) -> NoReturn:
+        raise SystemExit(status)
+
+    for module in list(sys.modules.values()):  # sys, and who said `from sys import exit`
+        if getattr(module, "__dict__", {}).get("exit") is own:
+            module.exit = leave  # type: ignore[attr-defined]
+
+
+def die_with_parent() -> None:
+    """Linux kills this process when the process that started it ends, by whatever cause.
+
+    mpirun that is killed with signal 9 would leave its ranks alive.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    # It may have ended while we asked; then no signal comes.
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)

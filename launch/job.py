@@ -1,0 +1,176 @@
+"""A job: one process of a training run that knows which of the ranks it is."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from dtrain.backend.random import manual_seed
+from dtrain.comm import Communicator, MPICommunicator, SingleCommunicator
+from launch.environment import World, launched_world
+from launch.failure import Failure, die_with_parent
+from launch.progress import Progress
+from launch.threads import default_threads, host_cores, set_threads, warn_if_crowded
+
+__all__ = ["Job"]
+
+
+class Job:
+    """Makes this process a rank of a job; the first thing that a script does.
+
+    A script that no launcher has started, or that is the only rank, runs as one process: no MPI is
+    needed or imported. Otherwise MPI is started, and from then on an uncaught exception, an exit
+    code other than 0 or a killed rank ends all ranks.
+
+    seed: of all random streams (`dtrain.manual_seed`).
+    microbatches: of a step, at least the number of ranks; default: the number of ranks, until a
+        model settles it. The results of a run depend on it.
+    threads: per rank, as do the last bits of results; default: $DTRAIN_THREADS, or the cores of
+        the smallest host // microbatches, at least 1, which does not depend on the number of ranks.
+    device: "cpu".
+
+    Attributes: `rank` of `size`; `local_rank` of `local_size` on `host`; `comm`, the communicator;
+    `seed`, `device`, `threads`, `microbatches`.
+
+    Raises RuntimeError when MPI and the launcher disagree about the number of ranks, ImportError
+    when there are several ranks and no mpi4py, ValueError when ranks disagree about an argument.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        microbatches: int | None = None,
+        threads: int | None = None,
+        device: str = "cpu",
+    ) -> None:
+        if device != "cpu":
+            raise ValueError(f"device must be 'cpu', the only one there is so far, got {device!r}")
+        self.seed, self.device = seed, device
+        world = launched_world()
+        if world is None or world.size == 1:
+            self.comm: Communicator = SingleCommunicator()
+        else:
+            die_with_parent()
+            self.comm = _connect(world)
+            failure = Failure(self.comm.rank, self.comm.host, self.comm.abort)
+            failure.install()
+            self.comm.on_helper_error = failure.failed
+            # Whole lines, at once: ranks print into each other's lines otherwise, and what a rank
+            # printed before it was killed would be lost in a buffer.
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(line_buffering=True, write_through=False)
+            _name_processes(self.comm)
+        if threads is None and os.environ.get("DTRAIN_THREADS"):
+            threads = _threads_of_environment()
+        _check_agreement(self.comm, seed=seed, microbatches=microbatches, threads=threads)
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
+        manual_seed(seed)
+        self._chosen_threads = threads
+        self._cores = self.comm.all_gather_object(host_cores())
+        self.comm.on_microbatches = self._set_threads
+        self.comm.settle_microbatches(self.size if microbatches is None else microbatches)
+        if threads is not None and self.local_rank == 0:
+            warn_if_crowded(threads, self.local_size, self._cores[self.rank], self.host)
+
+    def __repr__(self) -> str:
+        return (
+            f"Job(rank {self.rank} of {self.size}, local rank {self.local_rank} on {self.host}, "
+            f"{self.threads} threads, {self.microbatches} microbatches, seed {self.seed})"
+        )
+
+    @property
+    def rank(self) -> int:
+        return self.comm.rank
+
+    @property
+    def size(self) -> int:
+        return self.comm.size
+
+    @property
+    def local_rank(self) -> int:
+        return self.comm.local_rank
+
+    @property
+    def local_size(self) -> int:
+        return self.comm.local_size
+
+    @property
+    def host(self) -> str:
+        return self.comm.host
+
+    @property
+    def microbatches(self) -> int:
+        return self.comm.microbatches
+
+    def progress(self, loader: Iterable[Any], description: str | None = None) -> Progress:
+        """`for x, y in job.progress(loader)`: a progress bar on rank 0; see `Progress`."""
+        return Progress(loader, description, shown=self.rank == 0)
+
+    def print(self, *values: object, **options: Any) -> None:
+        """print, on rank 0 only."""
+        if self.rank == 0:
+            print(*values, **options)
+
+    def _set_threads(self, microbatches: int) -> None:
+        if self._chosen_threads is None:
+            self.threads = default_threads(self._cores, microbatches)
+        else:
+            self.threads = self._chosen_threads
+        set_threads(self.threads)
+
+
+def _connect(world: World) -> Communicator:
+    """The communicator of all ranks, if there are as many as the launcher has started."""
+    try:
+        from mpi4py import MPI
+    except ImportError as error:
+        raise ImportError(
+            f"{world.launcher} has started {world.size} ranks ({world.variable}={world.size}), "
+            f"and mpi4py cannot be imported ({error}); pip install mpi4py mpich, or run one process"
+        ) from error
+    if MPI.COMM_WORLD.size != world.size:
+        # Every process is alone and fails: let the first be the one that is read.
+        time.sleep(1.0 if world.rank else 0.0)
+        library = MPI.Get_library_version().splitlines()[0].strip(" \0")
+        raise RuntimeError(
+            f"{world.launcher} says that there are {world.size} ranks "
+            f"({world.variable}={world.size}), but MPI sees {MPI.COMM_WORLD.size}: the MPI library "
+            f"that mpi4py has loaded ({library!r}) does not belong to that launcher. Start the "
+            "script with `python -m launch -n N`, or with the mpirun beside this Python "
+            f"({os.path.dirname(sys.executable)}), or under Slurm with srun --mpi=pmi2 and MPICH; "
+            f"to run one process, unset {world.variable}"
+        )
+    return MPICommunicator()
+
+
+def _name_processes(comm: Communicator) -> None:
+    """Say once per host which process is which rank: some mpiruns name a killed one by its PID."""
+    processes = comm.all_gather_object((comm.host, os.getpid()))
+    here = [f"rank {r} = PID {pid}" for r, (host, pid) in enumerate(processes) if host == comm.host]
+    if comm.local_rank == 0:
+        print(f"[launch] {comm.size} ranks; on {comm.host}: {', '.join(here)}", file=sys.stderr)
+
+
+def _threads_of_environment() -> int:
+    text = os.environ["DTRAIN_THREADS"]
+    if not text.isdigit():
+        raise ValueError(f"DTRAIN_THREADS must be a whole number of threads, got {text!r}")
+    return int(text)
+
+
+def _check_agreement(comm: Communicator, **arguments: object) -> None:
+    """Raise the same error on every rank if an argument is not the same on all ranks."""
+    of_ranks = comm.all_gather_object(arguments)
+    for name, first in of_ranks[0].items():
+        others = [f"rank {r}: {a[name]}" for r, a in enumerate(of_ranks) if a[name] != first]
+        if others:
+            raise ValueError(
+                f"ranks disagree about {name}: rank 0: {first}, {', '.join(others)}; "
+                f"pass the same {name} to Job on every rank"
+            )
