@@ -50,7 +50,7 @@ class Function:
         several = isinstance(result, tuple)
         shapes = [r.array for r in (result if several else (result,))]
 
-        def pullback(g: Any, needs: tuple[bool, ...]) -> list[Any]:
+        def pullback(g: Any, needs: Sequence[bool]) -> list[Any]:
             pieces = g if several else [g]
             given = [
                 Tensor(piece if piece is not None else a * 0) for piece, a in zip(pieces, shapes, strict=True)

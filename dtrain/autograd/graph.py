@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dtrain.backend import Array, xp_of
@@ -32,7 +31,7 @@ class Joint:
 
     __slots__ = ("function",)
 
-    def __init__(self, function: Callable[[Any, tuple[bool, ...]], Sequence[Array | None]]) -> None:
+    def __init__(self, function: Callable[[Any, Sequence[bool]], Sequence[Array | None]]) -> None:
         self.function = function
 
 
@@ -86,17 +85,20 @@ class _Walks(threading.local):
 _walks = _Walks()
 
 
-@contextmanager
-def under_way(root: Tensor | None) -> Iterator[None]:
-    """A backward pass from `root`; when it has ended well, what it left to be called is called."""
-    callbacks: list[Callable[[], None]] = []
-    _walks.under_way.append((root, callbacks))
-    try:
-        yield
-    finally:
-        _walks.under_way.pop()
-    for callback in callbacks:
-        callback()
+class under_way:  # noqa: N801
+    """`with under_way(root):` a backward pass from `root`; when it has ended well, what it left to be called is called."""
+
+    def __init__(self, root: Tensor | None) -> None:
+        self.root = root
+
+    def __enter__(self) -> None:
+        _walks.under_way.append((self.root, []))
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        callbacks = _walks.under_way.pop()[1]
+        if error is None:
+            for callback in callbacks:
+                callback()
 
 
 def backward_root() -> Tensor | None:
@@ -132,7 +134,7 @@ def backward(
     """
     roots, seeds = _roots(tensors, grad_tensors)
     with under_way(roots[0]):
-        walk(roots, seeds, retain_graph=retain_graph)
+        walk([root.node for root in roots], seeds, retain_graph=retain_graph)
 
 
 def grad(
@@ -148,7 +150,9 @@ def grad(
     """
     wanted = tuple(inputs) if isinstance(inputs, (list, tuple)) else (inputs,)
     roots, seeds = _roots(outputs, grad_outputs)
-    found = walk(roots, seeds, retain_graph=retain_graph, wanted=wanted, accumulate=False)
+    nodes = [root.node for root in roots]
+    ends = [t.node or t for t in wanted]
+    found = walk(nodes, seeds, retain_graph=retain_graph, wanted=ends, accumulate=False)
     tensor = type(roots[0])
     for i, g in enumerate(found):
         if g is None and not allow_unused:
@@ -175,7 +179,7 @@ def _roots(tensors: Any, grads: Any) -> tuple[list[Tensor], list[Array]]:
                 raise RuntimeError(
                     f"a gradient can be left out only for a tensor of one element; this one has shape {root.shape}"
                 )
-            seeds.append(xp_of(root.array).ones_like(root.array))
+            seeds.append(xp_of(root.array).ones(root.shape, root.dtype))
         else:
             if tuple(g.shape) != root.shape:
                 raise ValueError(f"the gradient has shape {tuple(g.shape)}, its tensor {root.shape}")
@@ -184,22 +188,21 @@ def _roots(tensors: Any, grads: Any) -> tuple[list[Tensor], list[Array]]:
 
 
 def walk(
-    roots: Sequence[Tensor],
+    roots: Sequence[Any],
     seeds: Sequence[Array],
     *,
     retain_graph: bool = False,
-    wanted: Sequence[Tensor | Node] = (),
+    wanted: Sequence[Any] = (),
     accumulate: bool = True,
 ) -> list[Array | None]:
-    """Carry `seeds` back from `roots`; return the gradients of `wanted`, at which the walk stops.
+    """Carry `seeds` back from the nodes `roots`; return the gradients of `wanted`, at which the walk stops.
 
+    wanted: nodes, or tensors that need no gradient and so have none; None in it gets none.
     accumulate: whether leaves that are met (and not wanted) get their gradients.
     """
-    boundary: dict[int, int] = {}  # id of a node (or of a tensor without one) -> place in wanted
-    for i, t in enumerate(wanted):
-        boundary[id(t if isinstance(t, Node) else t.node or t)] = i
+    boundary = {id(end): i for i, end in enumerate(wanted) if end is not None}  # -> place in wanted
     found: list[Array | None] = [None] * len(wanted)
-    start = Node("backward", [root.node for root in roots], tuple((lambda g, s=s: s) for s in seeds))
+    start = Node("backward", roots, tuple((lambda g, s=s: s) for s in seeds))
     start.grad = True  # the seeds are its pullbacks'
     visited = _count_consumers(start, boundary)
     try:
@@ -221,7 +224,7 @@ def _count_consumers(start: Node, boundary: dict[int, int]) -> list[Node]:
         if id(node) in boundary:
             continue
         if node.pullbacks is None:
-            for seen in visited:
+            for seen in (*visited, *stack):
                 seen.pending = 0
             raise RuntimeError(
                 f"backward went through op '{node.op}' a second time, but its saved values were "
@@ -253,7 +256,7 @@ def _propagate(
             continue
         if node.leaf is not None:
             leaf = node.leaf()
-            if accumulate and leaf is not None and leaf.requires_grad and g is not None:
+            if accumulate and g is not None and leaf is not None and leaf.requires_grad:
                 leaf.receive(g)
             continue
         parents, pullbacks = node.parents, node.pullbacks
@@ -263,18 +266,17 @@ def _propagate(
         if g is None:
             gradients = [None] * len(parents)
         elif pullbacks.__class__ is Joint:
-            needs = tuple(p.__class__ is Node or id(p) in boundary for p in parents)
-            gradients = pullbacks.function(g, needs)
+            gradients = pullbacks.function(g, [p.__class__ is Node or id(p) in boundary for p in parents])
         # Leaves go on top, so that their gradients start to travel before more is computed.
         below = len(ready)
         for i, parent in enumerate(parents):
-            if parent.__class__ is not Node:
-                if boundary and id(parent) in boundary and g is not None:
-                    gradient = pullbacks[i](g) if gradients is None else gradients[i]
-                    place = boundary[id(parent)]
-                    found[place] = gradient if found[place] is None else found[place] + gradient
+            if parent.__class__ is not Node and (parent is None or id(parent) not in boundary):
                 continue
             gradient = pullbacks[i](g) if gradients is None else gradients[i]
+            if parent.__class__ is not Node:
+                place = boundary[id(parent)]
+                found[place] = gradient if found[place] is None else found[place] + gradient
+                continue
             if gradient is not None:
                 if parent.grad is None:
                     parent.grad = gradient

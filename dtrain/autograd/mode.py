@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
 
@@ -44,6 +45,10 @@ class set_grad_enabled:  # noqa: N801  (PyTorch's name)
 class _Scope:
     enabled: bool
 
+    def __new__(cls, function: Callable[..., Any] | None = None) -> Any:
+        # `@no_grad` without brackets is a call with the function.
+        return super().__new__(cls) if function is None else _decorate(function, cls.enabled)
+
     def __init__(self) -> None:
         self.before: list[bool] = []
 
@@ -71,6 +76,9 @@ class enable_grad(_Scope):  # noqa: N801
 
 
 def _decorate(function: Callable[..., Any], enabled: bool) -> Callable[..., Any]:
+    if inspect.isgeneratorfunction(function):
+        return _decorate_generator(function, enabled)
+
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         before, mode.enabled = mode.enabled, enabled
@@ -78,5 +86,22 @@ def _decorate(function: Callable[..., Any], enabled: bool) -> Callable[..., Any]
             return function(*args, **kwargs)
         finally:
             mode.enabled = before
+
+    return call
+
+
+def _decorate_generator(function: Callable[..., Any], enabled: bool) -> Callable[..., Any]:
+    """A generator whose body runs in the mode, but not what is done with its items."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        items = function(*args, **kwargs)
+        step = _decorate(items.__next__, enabled)
+        while True:
+            try:
+                item = step()
+            except StopIteration as end:
+                return end.value
+            yield item
 
     return call

@@ -45,11 +45,18 @@ def op(function: Callable[..., Any]) -> Callable[..., Any]:
                 if isinstance(value, Tensor):
                     args, kwargs = _by_position(signature, args, kwargs)
                     break
-        value, pullbacks = function(*[a.array if isinstance(a, Tensor) else a for a in args], **kwargs)
-        if mode.enabled and pullbacks is not None:
-            for a in args:
-                if isinstance(a, Tensor) and a.requires_grad:
-                    return record(name, value, pullbacks, args)
+        recorded = False
+        arrays = []
+        for a in args:
+            if isinstance(a, Tensor):
+                arrays.append(a.array)
+                if a.requires_grad:
+                    recorded = True
+            else:
+                arrays.append(a)
+        value, pullbacks = function(*arrays, **kwargs)
+        if recorded and mode.enabled and pullbacks is not None:
+            return record(name, value, pullbacks, args)
         if value.__class__ is tuple:
             return tuple(map(Tensor, value))
         return Tensor(value)
@@ -63,23 +70,20 @@ def record(name: str, value: Any, pullbacks: Any, args: tuple[Any, ...]) -> Any:
         if pullbacks.__class__ is not tuple:
             pullbacks = (pullbacks,)
         args = args[: len(pullbacks)]
-    node = Node(name, [_parent(a) for a in args], pullbacks)
+    # What a node keeps of an input: its node, or the tensor itself where it needs no gradient.
+    parents = [
+        ((a._node or a.node) if a.requires_grad else a) if isinstance(a, Tensor) else None for a in args
+    ]
+    node = Node(name, parents, pullbacks)
     if value.__class__ is not tuple:
-        return Tensor._computed(value, node)
+        return Tensor(value, True, node)
     outputs = []
     for i, v in enumerate(value):
         if np.dtype(v.dtype).kind != "f":
             outputs.append(Tensor(v))
             continue
-        outputs.append(Tensor._computed(v, Node(f"{name}[{i}]", (node,), (_piece(i, len(value)),))))
+        outputs.append(Tensor(v, True, Node(f"{name}[{i}]", (node,), (_piece(i, len(value)),))))
     return tuple(outputs)
-
-
-def _parent(a: Any) -> Any:
-    """What a node keeps of input a: its node, or the tensor itself where it needs no gradient."""
-    if not isinstance(a, Tensor):
-        return None
-    return a.node if a.requires_grad else a
 
 
 def _piece(i: int, n: int) -> Callable[[Any], Pieces]:

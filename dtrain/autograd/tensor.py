@@ -44,22 +44,15 @@ class Tensor:
 
     __array_ufunc__ = None  # array * tensor is the tensor's business
 
-    def __init__(self, array: Array, requires_grad: bool = False) -> None:
-        self.array = array if isinstance(array, np.ndarray) else _as_array(array)
+    def __init__(self, array: Array, requires_grad: bool = False, node: Node | None = None) -> None:
+        self.array = array if array.__class__ is np.ndarray else _as_array(array)
         self.requires_grad = requires_grad
         self.grad: Tensor | None = None
-        self._node: Node | None = None
+        self._node = node  # what computed it; for a leaf, its own node once it is used
         # Where the gradient goes instead of `.grad`: DistributedDataParallel's reducer.
         self._sink: Callable[[Tensor, Array], None] | None = None
         # The piece of a flat buffer that this tensor is: see dtrain/nn/flat.py.
         self._flat: Any = None
-
-    @classmethod
-    def _computed(cls, array: Array, node: Node) -> Tensor:
-        """The result of an op."""
-        self = cls(array, True)
-        self._node = node
-        return self
 
     # -- graph -----------------------------------------------------------------------------------
 
@@ -317,7 +310,7 @@ def _cast(tensor: Tensor, array: Array) -> Tensor:
         return Tensor(array)
     dtype, place = tensor.array.dtype, device_of(tensor.array)
     pullback = lambda g: to_device(g, place).astype(dtype, copy=False)  # noqa: E731
-    return Tensor._computed(array, Node("to", (tensor.node,), (pullback,)))
+    return Tensor(array, True, Node("to", (tensor.node,), (pullback,)))
 
 
 def _as_array(value: Any) -> Array:

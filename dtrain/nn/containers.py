@@ -13,25 +13,34 @@ __all__ = ["ModuleDict", "ModuleList", "Sequential"]
 class _Numbered(Module):
     """Children under the names "0", "1", ..., as in PyTorch's state dicts."""
 
+    def _items(self) -> list[tuple[str, Module]]:
+        return [(name, value) for name, value in self.__dict__.items() if isinstance(value, Module)]
+
     def __len__(self) -> int:
-        return sum(1 for value in self.__dict__.values() if isinstance(value, Module))
+        return len(self._items())
 
     def __iter__(self) -> Iterator[Any]:
-        return iter([value for value in self.__dict__.values() if isinstance(value, Module)])
+        return iter([module for _, module in self._items()])
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            twin = type(self)()
-            return twin.extend(list(self)[index])
         return list(self)[index]
 
     def __setitem__(self, index: int, module: Module) -> None:
-        names = [name for name, value in self.__dict__.items() if isinstance(value, Module)]
-        setattr(self, names[index], module)
+        self.add_module(self._items()[index][0], module)
+
+    def __delitem__(self, index: Any) -> None:
+        modules = list(self)
+        del modules[index]
+        self._renumber(modules)
+
+    def _renumber(self, modules: Iterable[Module]) -> None:
+        for name, _ in self._items():
+            delattr(self, name)
+        self.extend(modules)
 
     def append(self, module: Module) -> Any:
         """Add a module at the end."""
-        setattr(self, str(len(self)), module)
+        self.add_module(str(len(self)), module)
         return self
 
     def extend(self, modules: Iterable[Module]) -> Any:
@@ -39,6 +48,19 @@ class _Numbered(Module):
         for module in modules:
             self.append(module)
         return self
+
+    def insert(self, index: int, module: Module) -> Any:
+        """Put a module before place `index`; those behind it get new names."""
+        modules = list(self)
+        modules.insert(index, module)
+        self._renumber(modules)
+        return self
+
+    def pop(self, index: int = -1) -> Module:
+        """Take a module out and return it; those behind it get new names."""
+        module = self[index]
+        del self[index]
+        return module
 
 
 class Sequential(_Numbered):
@@ -51,6 +73,12 @@ class Sequential(_Numbered):
                 self.add_module(name, module)
         else:
             self.extend(modules)
+
+    def __getitem__(self, index: Any) -> Any:
+        """One module, or for a slice a Sequential of those modules under their names."""
+        if isinstance(index, slice):
+            return type(self)(dict(self._items()[index]))
+        return super().__getitem__(index)
 
     def forward(self, input: Any) -> Any:  # noqa: A002
         for module in self.__dict__.values():
@@ -66,12 +94,10 @@ class ModuleList(_Numbered):
         super().__init__()
         self.extend(modules)
 
-    def insert(self, index: int, module: Module) -> None:
-        """Put a module before place `index`."""
-        modules = list(self)
-        modules.insert(index, module)
-        for i, m in enumerate(modules):
-            setattr(self, str(i), m)
+    def __getitem__(self, index: Any) -> Any:
+        """One module, or for a slice a ModuleList of those modules."""
+        found = super().__getitem__(index)
+        return type(self)(found) if isinstance(index, slice) else found
 
 
 class ModuleDict(Module):
@@ -89,13 +115,19 @@ class ModuleDict(Module):
     def __setitem__(self, name: str, module: Module) -> None:
         if hasattr(type(self), name):
             raise KeyError(f"a module cannot be called {name!r}: it is a method of {type(self).__name__}")
-        setattr(self, name, module)
+        self.add_module(name, module)
 
     def __getitem__(self, name: str) -> Module:
         return dict(self.items())[name]
 
     def __delitem__(self, name: str) -> None:
         delattr(self, name)
+
+    def pop(self, name: str) -> Module:
+        """Take a module out and return it."""
+        module = self[name]
+        del self[name]
+        return module
 
     def __contains__(self, name: str) -> bool:
         return name in dict(self.items())

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dtrain.autograd import Tensor, is_grad_enabled
+from dtrain.autograd import Tensor
 from dtrain.autograd.graph import Node, under_way, walk
+from dtrain.autograd.mode import mode
 from dtrain.backend import to_device
 from dtrain.nn.parameter import Parameter
 
-__all__ = ["Module"]
+__all__ = ["IncompatibleKeys", "Module"]
+
+
+class IncompatibleKeys(NamedTuple):
+    """What `load_state_dict` did not find, and what it found no use for."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
 
 
 class Module:
@@ -27,8 +35,13 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         output = self.forward(*args, **kwargs)
-        if is_grad_enabled():
-            self.__dict__["_last_call"] = _Call(args, output)
+        if mode.enabled:
+            outputs = output if isinstance(output, (tuple, list)) else (output,)
+            # Where gradients pass: nodes, or tensors that have none. Weak, so that nothing is kept alive.
+            self.__dict__["_last_call"] = len(outputs), [
+                weakref.ref(t._node or t) if isinstance(t, Tensor) and t.array.dtype.kind == "f" else None
+                for t in (*args, *outputs)
+            ]
         return output
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -42,10 +55,25 @@ class Module:
         Parameters get their gradients on the way. With several floating-point inputs the result
         is a tuple. Raises RuntimeError where there was no call, or its graph has been used up.
         """
-        call: _Call | None = self.__dict__.get("_last_call")
-        if call is None:
-            raise RuntimeError(f"{type(self).__name__}.backward was called before a forward call with gradients on")
-        return call.backward(type(self).__name__, grad_outputs)
+        name = type(self).__name__
+        if "_last_call" not in self.__dict__:
+            raise RuntimeError(f"{name}.backward was called before a forward call with gradients on")
+        n, refs = self.__dict__["_last_call"][:2]
+        inputs = [ref() for ref in refs[: len(refs) - n] if ref is not None]
+        outputs = [ref() for ref in refs[len(refs) - n :] if ref is not None]
+        nodes: list[Any] = [end for end in outputs if not isinstance(end, Tensor)]
+        if not nodes or any(node is None or node.pullbacks is None for node in nodes):
+            raise RuntimeError(f"{name}.backward: the graph of the last call is gone; call the module again first")
+        if not grad_outputs and len(nodes) == 1:
+            grad_outputs = (Tensor(np.ones((), np.float32)),)
+        if len(grad_outputs) != len(nodes):
+            raise ValueError(f"{name}.backward needs {len(nodes)} gradients, one per output, got {len(grad_outputs)}")
+        with under_way(None):
+            gradients = walk(nodes, [g.array for g in grad_outputs], wanted=inputs)
+        # What was walked is freed; the inputs' graph must live until the modules before are sent their gradients.
+        self.__dict__["_last_call"] = n, refs, inputs
+        result = [None if g is None else Tensor(g) for g in gradients]
+        return result[0] if len(result) == 1 else tuple(result)
 
     # -- what it holds ---------------------------------------------------------------------------
 
@@ -59,7 +87,9 @@ class Module:
         setattr(self, name, parameter)
 
     def add_module(self, name: str, module: Module | None) -> None:
-        """Make `module` a child under `name`."""
+        """Make `module` a child under `name`. Raises TypeError for what is neither a Module nor None."""
+        if module is not None and not isinstance(module, Module):
+            raise TypeError(f"a child is a Module, got {type(module).__name__} for {name!r}")
         setattr(self, name, module)
 
     register_module = add_module
@@ -207,10 +237,10 @@ class Module:
         """Dotted name -> tensor (sharing memory, without graph) of all parameters and persistent buffers."""
         return {name: value.detach() for name, value, saved in self._named_tensors(prefix.rstrip(".")) if saved}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> tuple[list[str], list[str]]:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
         """Copy values into the parameters and buffers of the same names; tensors or NumPy arrays.
 
-        Returns (missing, unexpected) names. Raises RuntimeError that lists the missing and unexpected
+        Returns (missing_keys, unexpected_keys). Raises RuntimeError that lists the missing and unexpected
         ones (with strict) and those of another shape (always); then nothing was changed.
         """
         own = {name: value for name, value, saved in self._named_tensors() if saved}
@@ -231,7 +261,7 @@ class Module:
         for name, value in own.items():
             if name in given:
                 value.array[...] = to_device(given[name].astype(value.dtype, copy=False), value.device)
-        return missing, unexpected
+        return IncompatibleKeys(missing, unexpected)
 
     # -- the rest --------------------------------------------------------------------------------
 
@@ -249,43 +279,3 @@ class Module:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_last_call"}
-
-
-class _Call:
-    """The last call of a module: weak references to where gradients enter and leave, so it keeps nothing alive."""
-
-    __slots__ = ("inputs", "outputs", "single")
-
-    def __init__(self, args: Iterable[Any], output: Any) -> None:
-        self.single = isinstance(output, Tensor)
-        outputs = (output,) if self.single else output if isinstance(output, (tuple, list)) else ()
-        self.outputs = [weakref.ref(o._node) for o in outputs if isinstance(o, Tensor) and o._node is not None]
-        self.inputs = [
-            weakref.ref(a.node if a.requires_grad else a)
-            for a in args
-            if isinstance(a, Tensor) and a.array.dtype.kind == "f"
-        ]
-
-    def backward(self, name: str, grads: tuple[Tensor, ...]) -> Any:
-        nodes = [ref() for ref in self.outputs]
-        if not nodes or any(node is None or node.pullbacks is None for node in nodes):
-            raise RuntimeError(f"{name}.backward: the graph of the last call is gone; call the module again first")
-        if not grads and len(nodes) == 1:
-            grads = (Tensor(np.ones((), np.float32)),)
-        if len(grads) != len(nodes):
-            raise ValueError(f"{name}.backward needs {len(nodes)} gradients, one per output, got {len(grads)}")
-        inputs: list[Tensor | Node] = []
-        for ref in self.inputs:
-            found = ref()
-            inputs.append(Tensor(np.zeros(())) if found is None else found)
-        with under_way(None):
-            gradients = walk([_Output(node) for node in nodes], [g.array for g in grads], wanted=inputs)  # type: ignore[misc]
-        result = [None if g is None else Tensor(g) for g in gradients]
-        return result[0] if len(result) == 1 else tuple(result)
-
-
-class _Output:
-    """A node in the place of the tensor it belonged to."""
-
-    def __init__(self, node: Any) -> None:
-        self.node = node

@@ -20,7 +20,7 @@ def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
 def clip_grad_norm_(
     parameters: Tensor | Iterable[Tensor],
     max_norm: float,
-    norm_type: float = 2.0,
+    norm_type: float | str = 2.0,
     error_if_nonfinite: bool = False,
 ) -> Tensor:
     """Scale all gradients by min(1, max_norm / (norm + 1e-6)), norm that of all of them taken together.
@@ -31,6 +31,7 @@ def clip_grad_norm_(
     """
     gradients = _gradients(parameters)
     arrays = [g.array.reshape(-1) for g in gradients]
+    norm_type = float(norm_type)
     if norm_type == math.inf:
         norm = max((float(abs(a).max(initial=0)) for a in arrays), default=0.0)
     elif norm_type == 2:

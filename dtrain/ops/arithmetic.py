@@ -44,8 +44,14 @@ def div(x: Any, y: Any) -> Any:
     x, y = operands(x, y)
     if result_dtype(x, y).kind != "f":
         x, y = (floating(xp_of(x).asarray(a)) for a in (x, y))
-    z = x / y
-    return z, (lambda g: unbroadcast(g / y, x), lambda g: unbroadcast(-g * z / y, y))
+    z = _ratio(x, y)
+    return z, (lambda g: unbroadcast(_ratio(g, y), x), lambda g: unbroadcast(_ratio(-g * z, y), y))
+
+
+def _ratio(x: Any, y: Any) -> Any:
+    """x / y; what infinity or NaN comes of it is a value like others, and no warning."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return x / y
 
 
 @op
@@ -53,13 +59,16 @@ def pow(x: Any, y: Any) -> Any:  # noqa: A001
     """x ** y with broadcasting. The gradient of y is 0 where x = 0 and y >= 0, as in PyTorch."""
     x, y = operands(x, y)
     xp = xp_of(x if hasattr(x, "dtype") else y)
-    z = x**y
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = x**y
 
+    @np.errstate(divide="ignore", invalid="ignore")
     def pullback_x(g: Any) -> Any:
         if isinstance(y, (int, float)):
             return g * 0 if y == 0 else g * (y * x ** (y - 1))
         return unbroadcast(g * xp.where(y == 0, 0, y * x ** xp.where(y == 0, 1, y - 1)), x)
 
+    @np.errstate(divide="ignore", invalid="ignore")
     def pullback_y(g: Any) -> Any:
         zero = (xp.asarray(x) == 0) & (y >= 0)
         return unbroadcast(g * xp.where(zero, 0, z * xp.log(xp.where(zero, 1, x))).astype(z.dtype), y)
@@ -99,14 +108,16 @@ def log(x: Any) -> Any:
     x = floating(x)
     with np.errstate(divide="ignore", invalid="ignore"):
         y = xp_of(x).log(x)
-    return y, lambda g: g / x
+    return y, lambda g: _ratio(g, x)
 
 
 @op
 def log1p(x: Any) -> Any:
     """log(1 + x), accurate for small x."""
     x = floating(x)
-    return xp_of(x).log1p(x), lambda g: g / (1 + x)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        y = xp_of(x).log1p(x)
+    return y, lambda g: _ratio(g, 1 + x)
 
 
 @op
@@ -114,7 +125,7 @@ def sqrt(x: Any) -> Any:
     """The square root, elementwise."""
     with np.errstate(invalid="ignore"):
         y = xp_of(x).sqrt(floating(x))
-    return y, lambda g: g / (2 * y)
+    return y, lambda g: _ratio(g, 2 * y)
 
 
 @op

@@ -60,7 +60,7 @@ def conv2d(
     kernels = backend_of(x)
     y = kernels.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
-    def pullback(g: Array, needs: tuple[bool, ...]) -> list[Array | None]:
+    def pullback(g: Array, needs: Sequence[bool]) -> list[Array | None]:
         needs = (*needs, False)[:3]
         g = g if input.ndim == 4 else g[None]
         gx, gw, gb = kernels.conv2d_grad(g, x, weight, stride, padding, dilation, groups, needs)

@@ -57,11 +57,10 @@ def floating(x: Any) -> Any:
 
 def same_dtype(op: str, *arrays: Any) -> None:
     """Raise TypeError unless the arrays have one dtype: products are not promoted, as in PyTorch."""
-    dtypes = {str(a.dtype) for a in arrays if a is not None}
-    if len(dtypes) > 1:
-        raise TypeError(
-            f"{op} needs operands of one dtype, got {' and '.join(sorted(dtypes))}; convert with .to(dtype)"
-        )
+    first = arrays[0].dtype
+    for a in arrays[1:]:
+        if a is not None and a.dtype != first:
+            raise TypeError(f"{op} needs operands of one dtype, got {first} and {a.dtype}; convert with .to(dtype)")
 
 
 def unbroadcast(g: Array, x: Any) -> Array:

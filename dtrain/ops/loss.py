@@ -15,17 +15,21 @@ __all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "mse_loss"]
 
 
 def _reduce(loss: Array, total: Any, reduction: str) -> tuple[Array, Any]:
-    """The loss by `reduction`, and the function that spreads its gradient; total is what "mean" divides by."""
+    """The loss by `reduction`, and what its gradient is for each element (one number, or an array of loss's shape).
+
+    total: what "mean" divides by.
+    """
     xp = xp_of(loss)
     if reduction == "none":
         return loss, lambda g: g
     if reduction == "sum":
-        return loss.sum(), lambda g: xp.broadcast_to(g, loss.shape)
+        return loss.sum(), lambda g: g
     if reduction != "mean":
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = loss.dtype.type(np.float64(1) / total) if total else loss.dtype.type(np.nan)
-    return loss.sum() * scale, lambda g: xp.broadcast_to(g * scale, loss.shape)
+    if not total:  # the mean of nothing; it moves nothing either
+        return loss.sum() * loss.dtype.type(np.nan), lambda g: xp.zeros(loss.shape, loss.dtype)
+    scale = loss.dtype.type(np.float64(1) / total)
+    return loss.sum() * scale, lambda g: g * scale
 
 
 def _same_shape(name: str, input: Array, target: Array) -> None:  # noqa: A002
@@ -105,21 +109,20 @@ def cross_entropy(
     logits, labels = last.reshape(-1, classes), target.reshape(-1)
     labels, kept = _labels(labels, classes, ignore_index)
     rows_weight = kept if weight is None else weight[labels] if kept is None else weight[labels] * kept
-    if rows_weight is None:
-        rows_weight = xp_of(input).ones(len(labels), input.dtype)
-        total = len(labels)
-    else:
+    total = len(labels)
+    if rows_weight is not None:
         rows_weight = rows_weight.astype(input.dtype, copy=False)
         total = rows_weight.sum()
-    kernels = backend_of(logits)
     if weight is not None and label_smoothing:
         # Each class of the smooth part has its own weight: take the general path.
         return _smooth_weighted(logits, labels, kept, weight, last, axis, places, total, reduction, label_smoothing)
-    loss, log_p = kernels.cross_entropy(logits, labels, rows_weight, label_smoothing)
+    kernels = backend_of(logits)
+    loss, e, sums = kernels.cross_entropy(logits, labels, rows_weight, label_smoothing)
     value, spread = _reduce(loss.reshape(places), total, reduction)
 
     def pullback(g: Array) -> Array:
-        gx = kernels.cross_entropy_grad(spread(g).reshape(-1), log_p, labels, rows_weight, label_smoothing)
+        g = spread(g)
+        gx = kernels.cross_entropy_grad(g.reshape(-1) if g.ndim else g, e, sums, labels, rows_weight, label_smoothing)
         return _back(gx.reshape(last.shape), axis)
 
     return value, pullback
@@ -163,7 +166,7 @@ def _smooth_weighted(
     value, spread = _reduce(-(q * log_p).sum(1).reshape(places), total, reduction)
 
     def pullback(g: Array) -> Array:
-        gx = (xp.exp(log_p) * q.sum(1, keepdims=True) - q) * spread(g).reshape(-1, 1)
+        gx = (xp.exp(log_p) * q.sum(1, keepdims=True) - q) * xp.reshape(spread(g), (-1, 1))
         return _back(gx.reshape(last.shape), axis)
 
     return value, pullback
@@ -183,8 +186,9 @@ def _soft_cross_entropy(
     loss = -(q * log_p).sum(axis)
     value, spread = _reduce(loss, math.prod(loss.shape), reduction)
 
-    def pullback(g: Array, needs: tuple[bool, ...]) -> list[Array | None]:
-        g = xp.expand_dims(spread(g), axis)
+    def pullback(g: Array, needs: Sequence[bool]) -> list[Array | None]:
+        g = spread(g)
+        g = xp.expand_dims(g, axis) if g.ndim else g
         return [
             g * (xp.exp(log_p) * q.sum(axis, keepdims=True) - q) if needs[0] else None,
             g * -log_p * scale * (1 - smoothing) if needs[1] else None,

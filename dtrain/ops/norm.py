@@ -52,7 +52,7 @@ def batch_norm(
         running_var *= 1 - momentum
         running_var += (momentum * count / (count - 1)) * var
 
-    def pullback(g: Array, needs: tuple[bool, ...]) -> list[Array | None]:
+    def pullback(g: Array, needs: Sequence[bool]) -> list[Array | None]:
         return kernels.batch_norm_grad(g, normal, scale, weight, of_batch, needs)
 
     return y, Joint(pullback)
@@ -77,7 +77,7 @@ def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any 
     flat = [None if p is None else p.reshape(d) for p in (weight, bias)]
     y, normal, scale = kernels.layer_norm(x.reshape(-1, d), flat[0], flat[1], eps)
 
-    def pullback(g: Array, needs: tuple[bool, ...]) -> list[Array | None]:
+    def pullback(g: Array, needs: Sequence[bool]) -> list[Array | None]:
         needs = (*needs, False, False)[:4]
         gx, gw, gb = kernels.layer_norm_grad(g.reshape(-1, d), normal, scale, flat[0], (needs[0], *needs[2:]))
         return [gx if gx is None else gx.reshape(x.shape), None, *(p if p is None else p.reshape(shape) for p in (gw, gb))]

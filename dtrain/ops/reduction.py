@@ -130,6 +130,8 @@ def _extremum_with_index(name: str, whole: Any, x: Any, dim: int | None, keepdim
 
     if dim is None:
         return whole(x)
+    if not x.ndim:
+        return whole(x, dim), argmax(x)
     index = getattr(x.array, "arg" + name)(dim, keepdims=True)
     return _select(x, index, dim, keepdim), Tensor(index if keepdim else index.squeeze(dim))
 

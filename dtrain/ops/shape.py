@@ -118,7 +118,7 @@ def clone(x: Any) -> Any:
 @op
 def contiguous(x: Any) -> Any:
     """x in row-major order, copied only where it is not."""
-    return xp_of(x).ascontiguousarray(x), lambda g: g
+    return xp_of(x).asarray(x, order="C"), lambda g: g
 
 
 def _is_basic(key: Any) -> bool:
@@ -170,7 +170,7 @@ def _cat(*arrays: Any, dim: int = 0) -> Any:
     y = xp.concatenate(arrays, dim).astype(dtype, copy=False)
     ends = np.cumsum([a.shape[dim] for a in arrays])
 
-    def pullback(g: Any, needs: tuple[bool, ...]) -> list[Array | None]:
+    def pullback(g: Any, needs: Sequence[bool]) -> list[Array | None]:
         parts = xp.split(g, ends[:-1], dim)
         return [p.astype(a.dtype, copy=False) if n else None for p, a, n in zip(parts, arrays, needs, strict=True)]
 
@@ -202,7 +202,7 @@ def _split(x: Any, ends: tuple[int, ...], dim: int) -> Any:
     xp = xp_of(x)
     parts = tuple(xp.split(x, ends, dim))
 
-    def pullback(g: Any, needs: tuple[bool, ...]) -> list[Array]:
+    def pullback(g: Any, needs: Sequence[bool]) -> list[Array]:
         return [xp.concatenate([xp.zeros_like(p) if h is None else h for h, p in zip(g, parts, strict=True)], dim)]
 
     return parts, Joint(pullback)

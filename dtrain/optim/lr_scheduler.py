@@ -88,6 +88,8 @@ class LinearLR(LRScheduler):
     ) -> None:
         if not 0 < start_factor <= 1 or not 0 <= end_factor <= 1:
             raise ValueError(f"start_factor must be in (0, 1], end_factor in [0, 1], got {start_factor} and {end_factor}")
+        if total_iters < 1:
+            raise ValueError(f"total_iters must be at least 1, got {total_iters}")
         self.start_factor, self.end_factor, self.total_iters = start_factor, end_factor, total_iters
         super().__init__(optimizer, last_epoch)
 

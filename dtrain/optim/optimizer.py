@@ -117,7 +117,9 @@ class Optimizer:
     def _update_flat(self, state: _FlatState, options: dict[str, Any]) -> None:
         flat = state.flat
         step = state.steps[0] + 1
-        for lo in range(0, len(flat.data), _CHUNK):
+        if len(flat.data) <= _CHUNK:
+            self.update(flat.data, flat.grad, state.arrays, step, **options)
+        for lo in range(0, len(flat.data), _CHUNK) if len(flat.data) > _CHUNK else ():
             part = slice(lo, lo + _CHUNK)
             arrays = {name: a[part] for name, a in state.arrays.items()}
             self.update(flat.data[part], flat.grad[part], arrays, step, **options)
@@ -181,7 +183,7 @@ class Optimizer:
         return {"state": dict(sorted(state.items())), "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take options and state from `state_dict`. Raises ValueError, and changes nothing, where groups or shapes differ."""
+        """Take options and state from `state_dict`, whose tensors may be arrays. Raises ValueError, and changes nothing, where groups or shapes differ."""
         saved = state_dict["param_groups"]
         sizes = [len(g["params"]) for g in self.param_groups]
         if [len(g["params"]) for g in saved] != sizes:
@@ -193,7 +195,7 @@ class Optimizer:
         by_param = {id(p): state_dict["state"].get(n, {}) for n, p in zip(numbers, params, strict=True)}
         for i, p in enumerate(params):
             for name, value in by_param[id(p)].items():
-                if name != "step" and tuple(value.shape) != p.shape:
+                if name != "step" and value is not None and tuple(value.shape) != p.shape:
                     raise ValueError(f"state {name!r} of parameter {i} has shape {tuple(value.shape)}, the parameter {p.shape}")
         for group, other in zip(self.param_groups, saved, strict=True):
             group.update({k: v for k, v in other.items() if k != "params"})
@@ -201,10 +203,11 @@ class Optimizer:
             for state in states:
                 for i, (t, piece) in enumerate(state.pieces):
                     given = by_param[id(t)]
-                    state.steps[i] = int(given.get("step", 0))
+                    # PyTorch's SGD saves no count; that there is state says that there were steps.
+                    state.steps[i] = int(given.get("step", bool(given)))
                     for name, array in state.arrays.items():
                         value = given.get(name)
-                        array[piece.slice] = 0 if value is None else np.ravel(value.array)
+                        array[piece.slice] = 0 if value is None else np.ravel(getattr(value, "array", value))
                 state.in_step = len(set(state.steps)) == 1
 
 

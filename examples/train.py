@@ -1,0 +1,128 @@
+"""Train a small CNN on Fashion-MNIST: the same weights, bit for bit, on any number of ranks.
+
+    python examples/train.py                     # one process
+    mpirun -n 4 python examples/train.py         # four ranks
+    python -m launch -n 4 examples/train.py      # the same, with the flags that this machine's MPI needs
+"""
+
+import argparse
+import hashlib
+import json
+import time
+
+import numpy as np
+from safetensors.numpy import save_file
+
+import dtrain
+import launch
+from dtrain import data, nn, optim
+from dtrain.nn import functional as F
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, 3, padding=1)
+        self.norm1 = nn.BatchNorm2d(32)
+        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(64)
+        self.dropout = nn.Dropout(0.25)
+        self.linear1 = nn.Linear(64 * 7 * 7, 128)
+        self.linear2 = nn.Linear(128, 10)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.norm1(self.conv1(x))), 2)
+        x = F.max_pool2d(F.relu(self.norm2(self.conv2(x))), 2)
+        x = self.dropout(x.flatten(1))
+        return self.linear2(F.relu(self.linear1(x)))
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder with the IDX files (default: wherever they are found)")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=128, help="samples of a step, over all ranks")
+    parser.add_argument("--microbatches", type=int, default=4, help="parts of a step's batch; at least the number of ranks")
+    parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="stop after this many steps")
+    parser.add_argument("--save", metavar="FILE.safetensors", help="write the trained weights")
+    parser.add_argument("--threads", type=int, help="threads per rank (default: the host's cores // microbatches)")
+    parser.add_argument("--device", default="cpu")
+    return parser.parse_args()
+
+
+@dtrain.no_grad()
+def accuracy(model, loader, comm):
+    """The share of correct predictions over all samples of all ranks."""
+    model.eval()
+    counts = np.zeros(2, np.int64)
+    for x, y in loader:
+        counts += (model(x).argmax(1) == y).sum().item(), len(y)
+    comm.allreduce_(counts)
+    model.train()
+    return counts[0] / counts[1]
+
+
+def fingerprint(state_dict):
+    """sha256 of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in state_dict.items():
+        digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def main():
+    args = arguments()
+    job = launch.Job(seed=args.seed, microbatches=args.microbatches, threads=args.threads, device=args.device)
+    train = data.FashionMNIST(args.data, train=True)
+    test = data.FashionMNIST(args.data, train=False)
+    parts = {"comm": job.comm, "microbatches": args.microbatches}
+    loader = data.DataLoader(train, args.batch_size, shuffle=True, **parts)
+    test_loader = data.DataLoader(test, max(1000, args.microbatches), **parts)
+
+    model = dtrain.DistributedDataParallel(Net().to(job.device), **parts)
+    optimizer = optim.SGD(model.parameters(), lr=args.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    total = min(args.epochs * loader.steps, args.steps or args.epochs * loader.steps)
+    schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+
+    steps, samples, seconds, correct = 0, 0, 0.0, None
+    for epoch in range(args.epochs):
+        start = time.perf_counter()
+        progress = job.progress(loader, f"epoch {epoch + 1}")
+        for x, y in progress:
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            if model.synchronized:
+                optimizer.step()
+                optimizer.zero_grad()
+                schedule.step()
+                progress.set_postfix(loss=model.loss)
+                steps += 1
+                if steps == total:
+                    break
+        seconds += time.perf_counter() - start
+        samples += loader.samples_consumed
+        correct = accuracy(model, test_loader, job.comm)
+        job.print(f"epoch {epoch + 1}: test accuracy {correct:.2%}, loss {model.loss:.4f}")
+        if steps == total:
+            break
+
+    state = model.state_dict()
+    if args.save and job.rank == 0:
+        save_file({name: np.ascontiguousarray(value.numpy()) for name, value in state.items()}, args.save)
+    result = {
+        "accuracy": round(float(correct), 4),
+        "loss": model.loss,
+        "samples_per_second": round(samples / seconds, 1),
+        "ranks": job.size,
+        "microbatches": args.microbatches,
+        "threads": job.threads,
+        "data": f"{len(train)} images",
+        "sha256": fingerprint(state),
+    }
+    job.print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
