@@ -63,8 +63,8 @@ class DistributedDataParallel(Module):
         self.comm: Communicator = SingleCommunicator() if comm is None else comm
         self.microbatches = self.comm.microbatches if microbatches is None else microbatches
         self.block = microbatch_block(self.comm.rank, self.comm.size, self.microbatches)
-        if not any(True for _ in module.parameters()):
-            raise ValueError(f"{type(module).__name__} has no parameters to train")
+        if not any(p.requires_grad for p in module.parameters()):
+            raise ValueError(f"no parameter of {type(module).__name__} requires a gradient: there is nothing to train")
         check_replicas(module, self.comm, self.microbatches)
         self.comm.settle_microbatches(self.microbatches)
         self.overlap = self.comm.local_size < self.comm.size if overlap is None else overlap
@@ -163,8 +163,6 @@ class DistributedDataParallel(Module):
     def _build(self, flats: list[Flat]) -> None:
         for _, p in self._parameters:
             p._sink = None
-        if not flats:
-            raise RuntimeError("no parameter requires a gradient: there is nothing to train")
         self._buffers = Buffers(self.module, self.microbatches)
         self._reducers = []
         for i, flat in enumerate(flats):

@@ -61,7 +61,7 @@ class Reducer:
         self.block = Block(microbatch_block(comm.rank, comm.size, microbatches))
         self.held = [Block(microbatch_block(r, comm.size, microbatches)).nodes for r in range(comm.size)]
         xp = xp_of(self.message)
-        self.slots = [self.message] + [xp.empty_like(self.message) for _ in range(self.block.slots - 1)]
+        self.slots = [self.message] + [xp.zeros_like(self.message) for _ in range(self.block.slots - 1)]
         self._cut_buckets()
         self.last = len(self.block.plan) - 1
         self.requests: list[Any] = []
@@ -129,6 +129,8 @@ class Reducer:
 
     def _add(self, where: slice, values: Any) -> None:
         """values join the subtree sums at this place; in the last microbatch, buckets that are complete leave."""
+        # One rounding for every leaf, whether it is stored or added.
+        values = xp_of(self.message).asarray(values, self.message.dtype)
         if not self.carries:
             self.slots[self.depth][where] = values
         else:

@@ -1,0 +1,22 @@
+"""DistributedDataParallel over MPI: one process computes what all ranks must get."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dtrain.comm import Communicator, SingleCommunicator
+from dtrain.parallel import NaiveDistributedDataParallel
+from tests.parallel.training import train
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("microbatches", [4, 12])
+def test_same_bits_as_one_process(comm: Communicator, microbatches: int, overlap: bool) -> None:
+    want = train(SingleCommunicator(), microbatches)
+    assert train(comm, microbatches, overlap=overlap) == want
+
+
+def test_same_bits_as_the_naive_twin(comm: Communicator) -> None:
+    naive, _ = train(comm, 8, wrap=NaiveDistributedDataParallel, dtype=np.float64)
+    assert train(comm, 8, dtype=np.float64)[0] == naive

@@ -1,0 +1,322 @@
+"""DistributedDataParallel on ranks that are threads: the same bits as its naive twin, and clear errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dtrain
+from dtrain import data, nn, optim
+from dtrain.backend.random import key
+from dtrain.comm import Communicator, run_ranks
+from dtrain.nn import functional as F
+from dtrain.parallel import NaiveDistributedDataParallel
+from tests.parallel.training import fingerprint, make_net, train
+
+
+def on_one_rank(function: Callable[[Communicator], Any]) -> Any:
+    return run_ranks(1, function)[0]
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("microbatches", [4, 12])
+def test_same_bits_at_any_number_of_ranks(microbatches: int, overlap: bool) -> None:
+    """With BatchNorm, Dropout, clipping, an uneven last step, and that of 5 samples for 12 microbatches."""
+    want, losses = on_one_rank(lambda comm: train(comm, microbatches))
+    naive, _ = on_one_rank(lambda comm: train(comm, microbatches, wrap=NaiveDistributedDataParallel))
+    assert want == naive
+    assert len(losses) == 6 and np.isfinite(losses).all()
+    for size in (p for p in (1, 2, 3, 4, 6, 12) if p <= microbatches):
+        results = run_ranks(size, lambda comm: train(comm, microbatches, overlap=overlap))
+        assert results == [(want, losses)] * size, f"{size} ranks"
+
+
+@settings(deadline=None, max_examples=15)
+@given(data=st.data())
+def test_random_sizes(data: st.DataObject) -> None:
+    microbatches = data.draw(st.integers(1, 9), "microbatches")
+    size = data.draw(st.integers(1, microbatches), "ranks")
+    batch_size = data.draw(st.integers(microbatches, 40), "batch_size")
+    samples = data.draw(st.integers(1, 60), "samples")
+    dtype = data.draw(st.sampled_from([np.float32, np.float64]), "dtype")
+    sizes = {"samples": samples, "batch_size": batch_size, "dtype": dtype}
+    want = on_one_rank(lambda comm: train(comm, microbatches, wrap=NaiveDistributedDataParallel, **sizes))[0]
+    for result, _ in run_ranks(size, lambda comm: train(comm, microbatches, **sizes)):
+        assert result == want
+
+
+def test_one_microbatch_is_the_plain_loop() -> None:
+    """Bit for bit, Dropout and BatchNorm included."""
+
+    class Plain(nn.Module):
+        def __init__(self, module: nn.Module, comm: Communicator, microbatches: int) -> None:
+            self.module, self.synchronized = module, True
+
+        def forward(self, x: Any) -> Any:
+            return self.module(x)
+
+    plain, _ = on_one_rank(lambda comm: train(comm, 1, wrap=Plain, samples=48))
+    wrapped, _ = on_one_rank(lambda comm: train(comm, 1, samples=48))
+    assert plain == wrapped
+
+
+def test_gradient_is_that_of_the_mean_over_the_global_batch() -> None:
+    rng = np.random.Generator(np.random.Philox(key=5))
+    x, y = rng.standard_normal((11, 6)), rng.integers(0, 3, 11)
+
+    def whole(comm: Communicator) -> tuple[np.ndarray, float]:
+        dtrain.manual_seed(0)
+        net = nn.Linear(6, 3).double()
+        loss = F.cross_entropy(net(dtrain.tensor(x)), dtrain.tensor(y))
+        loss.backward()
+        return net.weight.grad.numpy(), loss.item()
+
+    def parts(comm: Communicator) -> tuple[np.ndarray, float, list[bool]]:
+        dtrain.manual_seed(0)
+        model = dtrain.DistributedDataParallel(nn.Linear(6, 3).double(), comm, 4)
+        seen = []
+        for images, labels in data.DataLoader(data.ArrayDataset(x, y), 11, comm=comm, microbatches=4):
+            F.cross_entropy(model(images), labels).backward()
+            seen.append(model.synchronized)
+        return model.module.weight.grad.numpy(), model.loss, seen
+
+    want, mean_loss = on_one_rank(whole)
+    for got, loss, seen in run_ranks(2, parts):
+        np.testing.assert_allclose(got, want, rtol=1e-12)
+        assert seen == [False, True]
+        assert loss == pytest.approx(mean_loss, rel=1e-12)
+
+
+def test_weights_other_than_samples() -> None:
+    """Tokens, say: microbatch j of weight j + 1 and gradient j gives sum of j (j + 1) / sum of (j + 1)."""
+
+    def run(comm: Communicator) -> float:
+        model = dtrain.DistributedDataParallel(nn.Linear(1, 1, bias=False), comm, 5)
+        for j in model.block:
+            model.set_weight(j + 1)
+            model(dtrain.full((7, 1), float(j))).mean().backward()
+        return model.module.weight.grad.item()
+
+    assert run_ranks(3, run) == pytest.approx([sum(j * (j + 1) for j in range(5)) / 15] * 3)
+
+
+class Branches(nn.Module):
+    """Uses `a` or `b` by microbatch, `never` never, `twice` twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.never, self.twice = (nn.Linear(2, 2) for _ in range(4))
+
+    def forward(self, x: Any) -> Any:
+        layer = self.a if key.microbatch % 2 else self.b
+        return self.twice(self.twice(layer(x)))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_unused_shared_and_changing_parameters(size: int, capfd: pytest.CaptureFixture[str]) -> None:
+    def run(comm: Communicator, wrap: Any) -> list[bytes | None]:
+        dtrain.manual_seed(1)
+        model = wrap(Branches(), comm, 6)
+        optimizer = optim.AdamW(model.parameters())
+        for _ in range(3):
+            for j in model.block:
+                model(dtrain.full((2, 2), 1.0 + j)).square().mean().backward()
+            gradients = [None if p.grad is None else p.grad.numpy().tobytes() for p in model.module.parameters()]
+            optimizer.step()
+            optimizer.zero_grad()
+        return gradients
+
+    want = on_one_rank(lambda comm: run(comm, NaiveDistributedDataParallel))
+    assert run_ranks(size, lambda comm: run(comm, dtrain.DistributedDataParallel)) == [want] * size
+    assert want[4:6] == [None, None]
+    assert capfd.readouterr().err.count("never.bias, never.weight") == 1
+
+
+def test_frozen_then_trained() -> None:
+    def run(comm: Communicator) -> list[list[bool]]:
+        dtrain.manual_seed(1)
+        net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        net[0].requires_grad_(False)
+        model = dtrain.DistributedDataParallel(net, comm, 2)
+        optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        have = []
+        for step in range(3):
+            if step == 2:
+                net[0].requires_grad_()
+            for j in model.block:
+                model(dtrain.ones(2, 3) * (j + 1.0)).sum().backward()
+            have.append([p.grad is not None for p in net.parameters()])
+            optimizer.step()
+            optimizer.zero_grad()
+        return have
+
+    frozen, trained = [False, False, True, True], [True] * 4
+    assert run_ranks(2, run) == [[frozen, frozen, trained]] * 2
+
+
+def test_gradients_that_were_not_cleared_are_added_to() -> None:
+    def run(comm: Communicator, steps: int) -> np.ndarray:
+        dtrain.manual_seed(1)
+        model = dtrain.DistributedDataParallel(nn.Linear(2, 1), comm, 2)
+        for _ in range(steps):
+            for j in model.block:
+                model(dtrain.ones(1, 2) * (j + 1.0)).sum().backward()
+        return model.module.weight.grad.numpy()
+
+    for once, twice in zip(run_ranks(2, lambda c: run(c, 1)), run_ranks(2, lambda c: run(c, 2)), strict=True):
+        np.testing.assert_array_equal(twice, 2 * once)
+
+
+def test_gradients_lie_in_order_of_arrival_after_the_first_step() -> None:
+    class Backwards(nn.Module):
+        """Layers that are used in another order than they are made in."""
+
+        def __init__(self) -> None:
+            self.last, self.first = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x: Any) -> Any:
+            return self.last(self.first(x))
+
+    def run(comm: Communicator) -> list[str]:
+        model = dtrain.DistributedDataParallel(Backwards(), comm, 2)
+        names = {id(p): name for name, p in model.named_parameters()}
+        for _ in range(2):
+            for _ in model.block:
+                model(dtrain.ones(1, 2)).sum().backward()
+        return [names[id(t)] for t in model._reducers[0].flat.tensors]
+
+    for order in run_ranks(2, run):
+        assert [name.split(".")[0] for name in order] == ["last", "last", "first", "first"]
+
+
+def test_state_dict_has_the_modules_own_keys() -> None:
+    module = make_net()
+    model = dtrain.DistributedDataParallel(module)
+    assert list(model.state_dict()) == list(module.state_dict())
+    assert [n for n, _ in model.named_parameters()] == [n for n, _ in module.named_parameters()]
+    model.load_state_dict(make_net().state_dict())
+    model.eval()
+    assert not module.training and not module[1].training and not model.training
+
+
+def test_module_backward_through_the_wrapper() -> None:
+    def run(comm: Communicator) -> tuple[bytes, bytes]:
+        dtrain.manual_seed(1)
+        model = dtrain.DistributedDataParallel(nn.Sequential(nn.Linear(2, 3), nn.Tanh()), comm, 2)
+        for j in model.block:
+            x = dtrain.ones(2, 2) * (j + 1.0)
+            model(x).sum().backward()
+        by_loss = fingerprint_of_gradients(model)
+        model.zero_grad()
+        for j in model.block:
+            _output = model(dtrain.ones(2, 2) * (j + 1.0))  # keeps the graph
+            assert model.backward(dtrain.ones(2, 3)).shape == (2, 2)
+        return by_loss, fingerprint_of_gradients(model)
+
+    for by_loss, by_module in run_ranks(2, run):
+        assert by_loss == by_module
+
+
+def fingerprint_of_gradients(model: nn.Module) -> bytes:
+    return b"".join(p.grad.numpy().tobytes() for p in model.parameters())
+
+
+# -- what goes wrong ---------------------------------------------------------------------------------
+
+
+def fails(size: int, function: Callable[[Communicator], Any], error: type[Exception], *words: str) -> None:
+    """All ranks raise `error` with these words (a rank that does not would hang in what follows)."""
+
+    def run(comm: Communicator) -> str:
+        with pytest.raises(error) as caught:
+            function(comm)
+        comm.barrier()
+        return str(caught.value)
+
+    for message in run_ranks(size, run):
+        for word in words:
+            assert word in message
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_bad_input_is_one_clear_error_on_every_rank(size: int) -> None:
+    def different_modules(comm: Communicator) -> None:
+        dtrain.manual_seed(0)
+        net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        if comm.rank == comm.size - 1:
+            net[1].bias.data.fill_(1.0)
+        dtrain.DistributedDataParallel(net, comm)
+
+    def different_shapes(comm: Communicator) -> None:
+        dtrain.DistributedDataParallel(nn.Linear(2, 2 + (comm.rank == comm.size - 1)), comm)
+
+    def step_too_early(comm: Communicator) -> None:
+        model = dtrain.DistributedDataParallel(nn.Linear(2, 2), comm, 2 * comm.size)
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        model(dtrain.ones(1, 2)).sum().backward()
+        optimizer.step()
+
+    def too_many_ranks(comm: Communicator) -> None:
+        dtrain.DistributedDataParallel(nn.Linear(2, 2), comm, comm.size - 1)
+
+    def loss_is_nan(comm: Communicator) -> None:
+        model = dtrain.DistributedDataParallel(nn.Linear(2, 2), comm)
+        (model(dtrain.ones(1, 2)).sum() * float("nan")).backward()
+
+    def loader_disagrees(comm: Communicator) -> None:
+        model = dtrain.DistributedDataParallel(nn.Linear(2, 2), comm, comm.size)
+        samples = data.ArrayDataset(np.ones((9, 2), np.float32))
+        for (x,) in data.DataLoader(samples, 9, comm=comm, microbatches=2 * comm.size):
+            model(x)
+
+    def two_backwards(comm: Communicator) -> None:
+        model = dtrain.DistributedDataParallel(nn.Linear(2, 2), comm, 2 * comm.size)
+        model.module(dtrain.ones(1, 2)).sum().backward()
+        y = model(dtrain.ones(1, 2)).sum()
+        y.backward()
+        model.module(dtrain.ones(1, 2)).sum().backward()
+
+    if size > 1:
+        last = str(size - 1) if size == 2 else "2"
+        fails(size, different_modules, RuntimeError, "rank 0", f"rank {last}", "1.bias", "differ")
+        fails(size, different_shapes, RuntimeError, "weight", "(2, 2)", "(3, 2)")
+        fails(size, too_many_ranks, ValueError, f"{size} ranks", f"{size - 1} microbatches")
+    fails(size, step_too_early, RuntimeError, "step 0", "1 of its 2 microbatches", "1 are missing", "synchronized")
+    fails(size, loss_is_nan, FloatingPointError, "nan", "step 0", "rank")
+    fails(size, loader_disagrees, RuntimeError, f"of {size}", f"of {2 * size}", "loader")
+    fails(size, two_backwards, RuntimeError, "outside its microbatch")
+
+
+def test_nothing_to_train() -> None:
+    for module in (nn.ReLU(), nn.Linear(2, 2).requires_grad_(False)):
+        with pytest.raises(ValueError, match="nothing to train"):
+            dtrain.DistributedDataParallel(module)
+
+
+def test_replaying_a_model_leaves_the_state_as_it_was() -> None:
+    """Evaluation between steps, with or without gradients off, does not change what training does."""
+
+    def run(comm: Communicator, evaluate: bool) -> str:
+        dtrain.manual_seed(2)
+        model = dtrain.DistributedDataParallel(make_net(), comm, 4)
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        for step in range(3):
+            for j in model.block:
+                model(dtrain.full((3, 1, 4, 4), float(j + step))).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if evaluate:
+                model.eval()
+                with dtrain.no_grad():
+                    for _ in range(comm.rank + 1):
+                        model(dtrain.randn(2, 1, 4, 4))
+                model.train()
+        return fingerprint(model.module)
+
+    want = on_one_rank(lambda comm: run(comm, False))
+    assert run_ranks(3, lambda comm: run(comm, True)) == [want] * 3
