@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -296,12 +297,14 @@ class Tensor:
 class _Handle:
     """Takes a hook away again."""
 
+    numbers = itertools.count()
+
     def __init__(self, hooks: dict[int, Any], hook: Any) -> None:
-        self.hooks = hooks
-        hooks[id(self)] = hook
+        self.hooks, self.number = hooks, next(_Handle.numbers)
+        hooks[self.number] = hook
 
     def remove(self) -> None:
-        self.hooks.pop(id(self), None)
+        self.hooks.pop(self.number, None)
 
 
 def _cast(tensor: Tensor, array: Array) -> Tensor:

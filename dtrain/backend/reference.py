@@ -9,8 +9,7 @@ a copy. Sums over many rows are matrix products with ones: BLAS does them fastes
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -183,7 +182,9 @@ def _windows(x: np.ndarray, out: Pair, kernel: Pair, stride: Pair, dilation: Pai
             yield x[:, _every(k * dilation[0], out[0], stride[0]), _every(m * dilation[1], out[1], stride[1])]
 
 
-def _border(x: np.ndarray, out: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, fill: float) -> np.ndarray:
+def _border(
+    x: np.ndarray, out: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, fill: float
+) -> np.ndarray:
     """Channels-last images with a border of `fill`, wide enough for every window."""
     n, h, w, c = x.shape
     need_h = (out[0] - 1) * stride[0] + dilation[0] * (kernel[0] - 1) + 1
@@ -471,7 +472,8 @@ def dropout_mask(generator: np.random.Generator, shape: tuple[int, ...], p: floa
 def erf(x: np.ndarray) -> np.ndarray:
     """The error function 2 / sqrt(pi) * integral of exp(-t^2) from 0 to x.
 
-    float32: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26 (absolute error 1.5e-7, 5e-7 with rounding).
+    float32: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26 (absolute error 1.5e-7, 5e-7 with
+    rounding).
     float64: the power series where |x| < 2.5, the continued fraction of erfc (7.1.6 and 7.1.14 there) beyond.
     """
     a = np.abs(x)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dtrain.autograd import Tensor
-from dtrain.autograd.graph import Node, under_way, walk
+from dtrain.autograd.graph import under_way, walk
 from dtrain.autograd.mode import mode
 from dtrain.backend import to_device
 from dtrain.nn.parameter import Parameter

@@ -45,7 +45,9 @@ class _BatchNorm(Module):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         if input.ndim not in self.dimensions:
-            raise ValueError(f"{type(self).__name__} takes inputs of {self.dimensions} dimensions, got shape {input.shape}")
+            raise ValueError(
+                f"{type(self).__name__} takes inputs of {self.dimensions} dimensions, got shape {input.shape}"
+            )
         momentum = self.momentum
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.array += 1

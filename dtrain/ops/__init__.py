@@ -5,8 +5,21 @@ May import `dtrain.autograd` and `dtrain.backend`. Read `arithmetic.py` first, t
 entry in the table of tests/ops.
 """
 
-from dtrain.ops import activation, arithmetic, conv, creation, dropout, embedding, linear, loss, methods, norm, pooling
-from dtrain.ops import reduction, shape
+from dtrain.ops import (
+    activation,
+    arithmetic,
+    conv,
+    creation,
+    dropout,
+    embedding,
+    linear,
+    loss,
+    methods,
+    norm,
+    pooling,
+    reduction,
+    shape,
+)
 
 __all__ = [
     "activation", "arithmetic", "conv", "creation", "dropout", "embedding", "linear", "loss", "methods", "norm",

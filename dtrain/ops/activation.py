@@ -68,7 +68,7 @@ def softmax(input: Any, dim: int, dtype: Any = None) -> Any:  # noqa: A002
     x = input if dtype is None else input.astype(dtype)
     _check_dim("softmax", x, dim)
     y = backend_of(x).softmax(x, dim)
-    return y, lambda g: y * (g - (g * y).sum(dim, keepdims=True))
+    return y, lambda g: (y * (g - (g * y).sum(dim, keepdims=True))).astype(input.dtype, copy=False)
 
 
 @op
@@ -77,4 +77,4 @@ def log_softmax(input: Any, dim: int, dtype: Any = None) -> Any:  # noqa: A002
     x = input if dtype is None else input.astype(dtype)
     _check_dim("log_softmax", x, dim)
     y = backend_of(x).log_softmax(x, dim)
-    return y, lambda g: g - xp_of(x).exp(y) * g.sum(dim, keepdims=True)
+    return y, lambda g: (g - xp_of(x).exp(y) * g.sum(dim, keepdims=True)).astype(input.dtype, copy=False)

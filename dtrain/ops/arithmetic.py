@@ -11,7 +11,8 @@ from dtrain.backend import xp_of
 from dtrain.ops.dtypes import floating, operands, result_dtype, unbroadcast
 
 __all__ = [
-    "abs", "add", "clamp", "cos", "div", "eq", "exp", "ge", "gt", "isfinite", "isnan", "le", "log",
+    "abs", "add", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "clamp", "cos", "div", "eq", "exp", "ge",
+    "gt", "isfinite", "isnan", "le", "log",
     "log1p", "logical_and", "logical_not", "logical_or", "lt", "maximum", "minimum", "mul", "ne",
     "neg", "pow", "sign", "sin", "sqrt", "square", "sub", "where",
 ]  # fmt: skip
@@ -20,32 +21,32 @@ __all__ = [
 @op
 def add(x: Any, y: Any) -> Any:
     """x + y with broadcasting."""
-    x, y = operands(x, y)
-    return x + y, (lambda g: unbroadcast(g, x), lambda g: unbroadcast(g, y))
+    a, b = operands(x, y)
+    return a + b, (lambda g: unbroadcast(g, x), lambda g: unbroadcast(g, y))
 
 
 @op
 def sub(x: Any, y: Any) -> Any:
     """x - y with broadcasting."""
-    x, y = operands(x, y)
-    return x - y, (lambda g: unbroadcast(g, x), lambda g: unbroadcast(-g, y))
+    a, b = operands(x, y)
+    return a - b, (lambda g: unbroadcast(g, x), lambda g: unbroadcast(-g, y))
 
 
 @op
 def mul(x: Any, y: Any) -> Any:
     """x * y with broadcasting."""
-    x, y = operands(x, y)
-    return x * y, (lambda g: unbroadcast(g * y, x), lambda g: unbroadcast(g * x, y))
+    a, b = operands(x, y)
+    return a * b, (lambda g: unbroadcast(g * b, x), lambda g: unbroadcast(g * a, y))
 
 
 @op
 def div(x: Any, y: Any) -> Any:
     """x / y with broadcasting; integers give the default floating-point dtype."""
-    x, y = operands(x, y)
-    if result_dtype(x, y).kind != "f":
-        x, y = (floating(xp_of(x).asarray(a)) for a in (x, y))
-    z = _ratio(x, y)
-    return z, (lambda g: unbroadcast(_ratio(g, y), x), lambda g: unbroadcast(_ratio(-g * z, y), y))
+    a, b = operands(x, y)
+    if result_dtype(a, b).kind != "f":
+        a, b = (floating(xp_of(v).asarray(v)) for v in (a, b))
+    z = _ratio(a, b)
+    return z, (lambda g: unbroadcast(_ratio(g, b), x), lambda g: unbroadcast(_ratio(-g * z, b), y))
 
 
 def _ratio(x: Any, y: Any) -> Any:
@@ -57,21 +58,21 @@ def _ratio(x: Any, y: Any) -> Any:
 @op
 def pow(x: Any, y: Any) -> Any:  # noqa: A001
     """x ** y with broadcasting. The gradient of y is 0 where x = 0 and y >= 0, as in PyTorch."""
-    x, y = operands(x, y)
-    xp = xp_of(x if hasattr(x, "dtype") else y)
+    a, b = operands(x, y)
+    xp = xp_of(a if hasattr(a, "dtype") else b)
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = x**y
+        z = a**b
 
     @np.errstate(divide="ignore", invalid="ignore")
     def pullback_x(g: Any) -> Any:
-        if isinstance(y, (int, float)):
-            return g * 0 if y == 0 else g * (y * x ** (y - 1))
-        return unbroadcast(g * xp.where(y == 0, 0, y * x ** xp.where(y == 0, 1, y - 1)), x)
+        if isinstance(b, (int, float)):
+            return g * 0 if b == 0 else g * (b * a ** (b - 1))
+        return unbroadcast(g * xp.where(b == 0, 0, b * a ** xp.where(b == 0, 1, b - 1)), x)
 
     @np.errstate(divide="ignore", invalid="ignore")
     def pullback_y(g: Any) -> Any:
-        zero = (xp.asarray(x) == 0) & (y >= 0)
-        return unbroadcast(g * xp.where(zero, 0, z * xp.log(xp.where(zero, 1, x))).astype(z.dtype), y)
+        zero = (xp.asarray(a) == 0) & (b >= 0)
+        return unbroadcast(g * xp.where(zero, 0, z * xp.log(xp.where(zero, 1, a))).astype(z.dtype), y)
 
     return z, (pullback_x, pullback_y)
 
@@ -148,34 +149,32 @@ def sign(x: Any) -> Any:
     return xp_of(x).sign(x), lambda g: g * 0
 
 
-def _choose(x: Any, y: Any, wins: Any, z: Any) -> Any:
-    """z, elementwise one of x and y; where they are equal each gets half of the gradient, as in PyTorch."""
-    half = (x == y) * 0.5
-    xp = xp_of(z)
+def _choose(x: Any, y: Any, wins: str, choose: str) -> Any:
+    """One of x and y, elementwise; where they are equal each gets half of the gradient, as in PyTorch."""
+    a, b = operands(x, y)
+    xp = xp_of(a)
+    z = getattr(xp, choose)(a, b)
+    half = (a == b) * 0.5
 
     def share(won: Any) -> Any:
         return (won * 1.0 * (half == 0) + half).astype(z.dtype)
 
     return z, (
-        lambda g: unbroadcast(g * share(wins(x, y)), xp.asarray(x)),
-        lambda g: unbroadcast(g * share(wins(y, x)), xp.asarray(y)),
+        lambda g: unbroadcast(g * share(getattr(xp, wins)(a, b)), x),
+        lambda g: unbroadcast(g * share(getattr(xp, wins)(b, a)), y),
     )
 
 
 @op
 def maximum(x: Any, y: Any) -> Any:
     """The larger of x and y, elementwise, with broadcasting."""
-    x, y = operands(x, y)
-    xp = xp_of(x)
-    return _choose(x, y, xp.greater, xp.maximum(x, y))
+    return _choose(x, y, "greater", "maximum")
 
 
 @op
 def minimum(x: Any, y: Any) -> Any:
     """The smaller of x and y, elementwise, with broadcasting."""
-    x, y = operands(x, y)
-    xp = xp_of(x)
-    return _choose(x, y, xp.less, xp.minimum(x, y))
+    return _choose(x, y, "less", "minimum")
 
 
 @op
@@ -194,8 +193,7 @@ def where(condition: Any, x: Any, y: Any) -> Any:
         raise TypeError(f"where needs a condition of dtype bool, got {getattr(condition, 'dtype', type(condition))}")
     xp = xp_of(condition)
     dtype = result_dtype(x, y)
-    x, y = xp.asarray(x, dtype), xp.asarray(y, dtype)
-    return xp.where(condition, x, y), (
+    return xp.where(condition, xp.asarray(x, dtype), xp.asarray(y, dtype)), (
         None,
         lambda g: unbroadcast(xp.where(condition, g, 0).astype(g.dtype), x),
         lambda g: unbroadcast(xp.where(condition, 0, g).astype(g.dtype), y),
@@ -206,7 +204,7 @@ def _comparison(name: str, symbol: str) -> Any:
     def compare(x: Any, y: Any) -> Any:
         return getattr(xp_of(x), name)(x, y), None
 
-    compare.__name__, compare.__doc__ = name, f"x {symbol} y, elementwise: a tensor of bools."
+    compare.__name__, compare.__doc__ = name, f"x {symbol} y, elementwise."
     return op(compare)
 
 
@@ -216,8 +214,17 @@ lt = _comparison("less", "<")
 le = _comparison("less_equal", "<=")
 gt = _comparison("greater", ">")
 ge = _comparison("greater_equal", ">=")
+bitwise_and = _comparison("bitwise_and", "&")
+bitwise_or = _comparison("bitwise_or", "|")
+bitwise_xor = _comparison("bitwise_xor", "^")
 logical_and = _comparison("logical_and", "and")
 logical_or = _comparison("logical_or", "or")
+
+
+@op
+def bitwise_not(x: Any) -> Any:
+    """~x, elementwise: `not` for bools, the bits turned round for integers."""
+    return xp_of(x).bitwise_not(x), None
 
 
 @op

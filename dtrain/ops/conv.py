@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dtrain.autograd import Joint, op
@@ -39,7 +40,9 @@ def conv2d(
     """
     x = input if input.ndim == 4 else input[None]
     if x.ndim != 4 or weight.ndim != 4:
-        raise ValueError(f"conv2d needs images of 3 or 4 dimensions and a weight of 4, got {input.shape} and {weight.shape}")
+        raise ValueError(
+            f"conv2d needs images of 3 or 4 dimensions and a weight of 4, got {input.shape} and {weight.shape}"
+        )
     stride, dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
     padding = _padding(padding, weight.shape[2:], stride, dilation)
     o, i = weight.shape[:2]
@@ -76,5 +79,8 @@ def _padding(padding: Any, kernel: Any, stride: Any, dilation: Any) -> tuple[int
         return pair("padding", padding, 0)
     total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
     if stride != (1, 1) or any(t % 2 for t in total):
-        raise ValueError(f"padding='same' needs stride 1 and dilation * (kernel - 1) even, got stride {stride}, kernel {tuple(kernel)}")
+        raise ValueError(
+            f"padding='same' needs stride 1 and dilation * (kernel - 1) even, got stride {stride}, kernel "
+            f"{tuple(kernel)}"
+        )
     return total[0] // 2, total[1] // 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -97,13 +98,18 @@ def cross_entropy(
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
     if not input.ndim or weight is not None and weight.shape != (input.shape[min(1, input.ndim - 1)],):
-        raise ValueError(f"cross_entropy: input of shape {input.shape} does not fit class weights of shape {getattr(weight, 'shape', None)}")
+        raise ValueError(
+            f"cross_entropy: input of shape {input.shape} does not fit class weights of shape "
+            f"{getattr(weight, 'shape', None)}"
+        )
     axis = min(1, input.ndim - 1)
     if target.dtype.kind == "f":
         return _soft_cross_entropy(input, target, axis, weight, reduction, label_smoothing)
     places = input.shape[:axis] + input.shape[axis + 1 :]
     if target.shape != places:
-        raise ValueError(f"cross_entropy: input of shape {input.shape} wants a target of shape {places}, got {target.shape}")
+        raise ValueError(
+            f"cross_entropy: input of shape {input.shape} wants a target of shape {places}, got {target.shape}"
+        )
     last = input if axis == input.ndim - 1 else xp_of(input).moveaxis(input, axis, -1)
     classes = last.shape[-1]
     logits, labels = last.reshape(-1, classes), target.reshape(-1)
@@ -146,7 +152,9 @@ def _labels(labels: Array, classes: int, ignore_index: int) -> tuple[Array, Arra
     wrong = kept & ((labels < 0) | (labels >= classes))
     if wrong.any():
         first = int(wrong.argmax())
-        raise IndexError(f"cross_entropy: target {int(labels[first])} of sample {first} is out of range for {classes} classes")
+        raise IndexError(
+            f"cross_entropy: target {int(labels[first])} of sample {first} is out of range for {classes} classes"
+        )
     return xp_of(labels).where(kept, labels, 0), kept
 
 

@@ -42,7 +42,7 @@ def _operators() -> dict[str, Callable[..., Any]]:
     found = {f"__{name}__": f for name, f in two.items()}
     found |= {f"__r{name}__": _reflected(f) for name, f in two.items()}
     found |= {f"__{name}__": getattr(a, name) for name in ("eq", "ne", "lt", "le", "gt", "ge", "neg", "abs")}
-    found |= {"__and__": a.logical_and, "__or__": a.logical_or, "__invert__": a.logical_not}
+    found |= {"__and__": a.bitwise_and, "__or__": a.bitwise_or, "__xor__": a.bitwise_xor, "__invert__": a.bitwise_not}
     return found | {"__getitem__": shape.index}
 
 
@@ -72,17 +72,17 @@ def _masked_fill(x: Tensor, mask: Tensor, value: float) -> Tensor:
 
 Tensor.T = property(_transposed)  # type: ignore[attr-defined]
 Tensor.mT = property(_last_two_transposed)  # type: ignore[attr-defined]
-Tensor.t = _transposed  # type: ignore[method-assign]
-Tensor.view_as = _view_as  # type: ignore[method-assign]
-Tensor.type_as = _type_as  # type: ignore[method-assign]
-Tensor.masked_fill = _masked_fill  # type: ignore[method-assign]
+Tensor.t = _transposed  # type: ignore[attr-defined]
+Tensor.view_as = _view_as  # type: ignore[attr-defined]
+Tensor.type_as = _type_as  # type: ignore[attr-defined]
+Tensor.masked_fill = _masked_fill  # type: ignore[attr-defined]
 Tensor.__iter__ = lambda x: iter(shape.unbind(x))  # type: ignore[attr-defined]
 
 for name, dtype in (
     ("float", np.float32), ("double", np.float64), ("half", np.float16), ("long", np.int64), ("int", np.int32),
     ("bool", np.bool_), ("byte", np.uint8),
 ):  # fmt: skip
-    setattr(Tensor, name, (lambda dtype: lambda x: x.to(np.dtype(dtype)))(dtype))
+    setattr(Tensor, name, lambda x, dtype=dtype: x.to(dtype))
 
 
 # -- in place ----------------------------------------------------------------------------------------
@@ -106,7 +106,8 @@ def _in_place(name: str, ufunc: Callable[..., Any]) -> None:
         return x
 
     def operator(x: Tensor, other: Any) -> Tensor:
-        if is_grad_enabled() and (not x.is_leaf or isinstance(other, Tensor) and other.requires_grad and not x.requires_grad):
+        if is_grad_enabled() and (not x.is_leaf or isinstance(other,
+            Tensor) and other.requires_grad and not x.requires_grad):
             return getattr(arithmetic, name)(x, other)  # rebinding the name is what x += y then means
         return method(x, other)
 
@@ -148,7 +149,7 @@ def _copy(x: Tensor, source: Tensor, non_blocking: bool = False) -> Any:
 
 def _clamp(x: Tensor, min: float | None = None, max: float | None = None) -> Any:  # noqa: A002
     """Limit all elements to [min, max]."""
-    return x.array.clip(min, max)
+    return np.clip(x.array, min, max)
 
 
 def _drawn(x: Tensor) -> type:

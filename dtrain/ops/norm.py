@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from dtrain.autograd import Joint, op
@@ -59,7 +60,13 @@ def batch_norm(
 
 
 @op
-def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:  # noqa: A002
+def layer_norm(
+    input: Any,  # noqa: A002
+    normalized_shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+) -> Any:
     """(x - mean) / sqrt(var + eps) * weight + bias over the last dimensions, which are normalized_shape.
 
     Ba, Kiros and Hinton, arXiv:1607.06450. weight, bias: normalized_shape or None.
@@ -80,6 +87,7 @@ def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any 
     def pullback(g: Array, needs: Sequence[bool]) -> list[Array | None]:
         needs = (*needs, False, False)[:4]
         gx, gw, gb = kernels.layer_norm_grad(g.reshape(-1, d), normal, scale, flat[0], (needs[0], *needs[2:]))
-        return [gx if gx is None else gx.reshape(x.shape), None, *(p if p is None else p.reshape(shape) for p in (gw, gb))]
+        return [gx if gx is None else gx.reshape(x.shape), None,
+            *(p if p is None else p.reshape(shape) for p in (gw, gb))]
 
     return y.reshape(x.shape), Joint(pullback)

@@ -52,6 +52,7 @@ def sum(x: Any, dim: Dim = None, keepdim: bool = False, dtype: Any = None) -> An
 @op
 def mean(x: Any, dim: Dim = None, keepdim: bool = False, dtype: Any = None) -> Any:
     """The mean over dim; NaN over no elements. Raises TypeError for integers, as in PyTorch."""
+    given = x.dtype
     if dtype is not None:
         x = x.astype(dtype, copy=False)
     if x.dtype.kind != "f":
@@ -60,7 +61,9 @@ def mean(x: Any, dim: Dim = None, keepdim: bool = False, dtype: Any = None) -> A
     n = math.prod(x.shape[a] for a in axes)
     if not n:
         return x.sum(axes, keepdims=keepdim) * np.nan, lambda g: _restore(g, x, axes, keepdim)
-    return x.sum(axes, keepdims=keepdim) / x.dtype.type(n), lambda g: _restore(g / g.dtype.type(n), x, axes, keepdim)
+    return x.sum(axes, keepdims=keepdim) / x.dtype.type(n), lambda g: _restore(
+        (g / g.dtype.type(n)).astype(given, copy=False), x, axes, keepdim
+    )
 
 
 def _variance(x: Any, dim: Dim, correction: float, keepdim: bool) -> tuple[Any, Any]:

@@ -87,7 +87,9 @@ class LinearLR(LRScheduler):
         last_epoch: int = -1,
     ) -> None:
         if not 0 < start_factor <= 1 or not 0 <= end_factor <= 1:
-            raise ValueError(f"start_factor must be in (0, 1], end_factor in [0, 1], got {start_factor} and {end_factor}")
+            raise ValueError(
+                f"start_factor must be in (0, 1], end_factor in [0, 1], got {start_factor} and {end_factor}"
+            )
         if total_iters < 1:
             raise ValueError(f"total_iters must be at least 1, got {total_iters}")
         self.start_factor, self.end_factor, self.total_iters = start_factor, end_factor, total_iters
@@ -130,7 +132,9 @@ class OneCycleLR(LRScheduler):
                 raise ValueError("OneCycleLR needs total_steps, or epochs and steps_per_epoch")
             total_steps = epochs * steps_per_epoch
         if total_steps < 1 or not 0 <= pct_start <= 1:
-            raise ValueError(f"total_steps must be at least 1 and pct_start in [0, 1], got {total_steps} and {pct_start}")
+            raise ValueError(
+                f"total_steps must be at least 1 and pct_start in [0, 1], got {total_steps} and {pct_start}"
+            )
         if anneal_strategy not in ("cos", "linear"):
             raise ValueError(f"anneal_strategy must be 'cos' or 'linear', got {anneal_strategy!r}")
         self.total_steps, self.anneal_strategy = total_steps, anneal_strategy
@@ -143,9 +147,9 @@ class OneCycleLR(LRScheduler):
             low = high / div_factor
             group.update(initial_lr=low, max_lr=high, min_lr=low / final_div_factor)
         rise = float(pct_start * total_steps) - 1
-        self.phases = [(rise, "initial_lr", "max_lr", False)]
+        self.phases: list[tuple[float, str, str, bool | None]] = [(rise, "initial_lr", "max_lr", False)]
         if three_phase:
-            self.phases += [(2 * rise + 1, "max_lr", "initial_lr", True), (total_steps - 1, "initial_lr", "min_lr", None)]
+            self.phases += [(2 * rise, "max_lr", "initial_lr", True), (total_steps - 1, "initial_lr", "min_lr", None)]
         else:
             self.phases += [(total_steps - 1, "max_lr", "min_lr", True)]
         super().__init__(optimizer, last_epoch)
@@ -157,15 +161,19 @@ class OneCycleLR(LRScheduler):
 
     def get_lr(self) -> list[float]:
         if self.last_epoch >= self.total_steps:
-            raise ValueError(f"OneCycleLR was made for {self.total_steps} steps; step {self.last_epoch + 1} is too many")
+            raise ValueError(
+                f"OneCycleLR was made for {self.total_steps} steps; step {self.last_epoch + 1} is too many"
+            )
         start = 0.0
-        for end, low, high, momentum_rises in self.phases:
-            if self.last_epoch <= end or end == self.total_steps - 1:
-                share = (self.last_epoch - start) / (end - start) if end != start else 1.0
+        for phase in self.phases:
+            if self.last_epoch <= phase[0]:
                 break
-            start = end
+            start = phase[0]
+        end, low, high, momentum_rises = phase
+        share = (self.last_epoch - start) / (end - start) if end != start else 1.0
         if self.cycle_momentum:
-            ends = (self.base_momentum, self.max_momentum) if momentum_rises else (self.max_momentum, self.base_momentum)
+            ends = (self.base_momentum, self.max_momentum) if momentum_rises else (self.max_momentum,
+                self.base_momentum)
             momentum = self.max_momentum if momentum_rises is None else self._between(*ends, share)
             for group in self.optimizer.param_groups:
                 if "betas" in group:

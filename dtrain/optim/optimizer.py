@@ -183,7 +183,10 @@ class Optimizer:
         return {"state": dict(sorted(state.items())), "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take options and state from `state_dict`, whose tensors may be arrays. Raises ValueError, and changes nothing, where groups or shapes differ."""
+        """Take options and state from `state_dict`, whose tensors may be arrays.
+
+        Raises ValueError, and changes nothing, where groups or shapes differ.
+        """
         saved = state_dict["param_groups"]
         sizes = [len(g["params"]) for g in self.param_groups]
         if [len(g["params"]) for g in saved] != sizes:
@@ -196,7 +199,9 @@ class Optimizer:
         for i, p in enumerate(params):
             for name, value in by_param[id(p)].items():
                 if name != "step" and value is not None and tuple(value.shape) != p.shape:
-                    raise ValueError(f"state {name!r} of parameter {i} has shape {tuple(value.shape)}, the parameter {p.shape}")
+                    raise ValueError(
+                        f"state {name!r} of parameter {i} has shape {tuple(value.shape)}, the parameter {p.shape}"
+                    )
         for group, other in zip(self.param_groups, saved, strict=True):
             group.update({k: v for k, v in other.items() if k != "params"})
         for states in self._states():

@@ -1,0 +1,129 @@
+"""The reference kernels against definitions that are shorter and slower than they are."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from dtrain.backend import backend_of, device_of, reference, to_device, to_numpy, xp_of
+from dtrain.backend.random import Purpose, stream
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 2e-15), (np.float32, 5e-7)])
+def test_erf(dtype, tolerance):
+    x = np.concatenate([np.linspace(-7, 7, 4001), [0.0, -0.0, 1e-30, -1e-8, 2.5, 26.0, -40.0]]).astype(dtype)
+    want = np.array([math.erf(v) for v in x.astype(np.float64)])
+    got = reference.erf(x)
+    assert got.dtype == dtype
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance)
+    np.testing.assert_array_equal(np.signbit(got), np.signbit(x))
+    edge = reference.erf(np.array([np.inf, -np.inf, np.nan], dtype))
+    np.testing.assert_array_equal(edge, [1, -1, np.nan])
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3, 5)])
+@pytest.mark.parametrize("p", [0.0, 0.25, 0.5, 1.0])
+def test_dropout_mask_compares_the_first_words_of_the_stream(shape, p):
+    n = math.prod(shape)
+    philox = stream(11, Purpose.GRAPH, 1, 2, 3).bit_generator
+    words = []
+    for _ in range((n + 1) // 2):
+        word = int(philox.random_raw())
+        words += [word % 2**32, word >> 32]
+    want = [w >= min(p * 2**32, 2**32 - 1) for w in words[:n]]
+    mask = reference.dropout_mask(stream(11, Purpose.GRAPH, 1, 2, 3), shape, p)
+    assert (mask.shape, mask.dtype) == (shape, np.bool_)
+    np.testing.assert_array_equal(mask.ravel(), np.array(want, bool))
+
+
+def test_embedding_grad_sums_each_row_by_itself():
+    rng = np.random.default_rng(0)
+    g = (rng.standard_normal((300, 3)) * 10.0 ** rng.integers(-6, 6, (300, 1))).astype(np.float32)
+    index = rng.integers(0, 7, 300)
+    index[index == 4] = 5  # a row that nobody asked for
+    got = reference.embedding_grad(g, index, 8)
+    want = np.zeros((8, 3))
+    np.add.at(want, index, g)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=0.1)
+    assert not got[[4, 7]].any()
+    for row in range(7):  # the same bits without the other rows
+        alone = reference.embedding_grad(g[index == row], index[index == row], 8)
+        np.testing.assert_array_equal(alone[row], got[row])
+    whole = np.array([[1.0], [2.0], [4.0], [8.0]])
+    assert reference.embedding_grad(whole, np.array([1, 0, 1, 1]), 3).tolist() == [[2], [13], [0]]
+    assert reference.embedding_grad(g[:0], index[:0], 2).tolist() == [[0, 0, 0]] * 2
+
+
+def naive_conv2d(x, w, b, stride, padding, dilation, groups):
+    """Six loops."""
+    n, _, h, width = x.shape
+    o, i, kh, kw = w.shape
+    (sh, sw), (ph, pw), (dh, dw) = stride, padding, dilation
+    oh, ow = (h + 2 * ph - dh * (kh - 1) - 1) // sh + 1, (width + 2 * pw - dw * (kw - 1) - 1) // sw + 1
+    padded = np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)))
+    y = np.zeros((n, o, oh, ow))
+    for out in range(o):
+        first = out // (o // groups) * i
+        for r, c in np.ndindex(oh, ow):
+            for k, m in np.ndindex(kh, kw):
+                pixels = padded[:, first : first + i, r * sh + k * dh, c * sw + m * dw]
+                y[:, out, r, c] += pixels @ w[out, :, k, m]
+        y[:, out] += b[out]
+    return y
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(
+    ("stride", "padding", "dilation"), [((1, 1), (0, 0), (1, 1)), ((2, 3), (1, 2), (1, 1)), ((1, 2), (2, 0), (2, 1))]
+)
+def test_conv2d_is_its_definition(stride, padding, dilation, groups):
+    rng = np.random.default_rng(0)
+    x, w, b = rng.standard_normal((2, 4, 7, 6)), rng.standard_normal((6, 4 // groups, 3, 2)), rng.standard_normal(6)
+    y = reference.conv2d(x, w, b, stride, padding, dilation, groups)
+    np.testing.assert_allclose(y, naive_conv2d(x, w, b, stride, padding, dilation, groups), atol=1e-12)
+
+
+def test_conv2d_in_blocks_is_conv2d_at_once(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, w, b = rng.standard_normal((5, 3, 6, 6)), rng.standard_normal((4, 3, 3, 3)), rng.standard_normal(4)
+    options = ((1, 1), (1, 1), (1, 1), 1)
+    whole = reference.conv2d(x, w, b, *options)
+    grads = reference.conv2d_grad(whole, x, w, *options, (True, True, True))
+    monkeypatch.setattr(reference, "_PATCH_ELEMENTS", 2 * 36 * 27)  # two images at a time
+    np.testing.assert_allclose(reference.conv2d(x, w, b, *options), whole, atol=1e-12)
+    for a, b_ in zip(reference.conv2d_grad(whole, x, w, *options, (True, True, True)), grads, strict=True):
+        np.testing.assert_allclose(a, b_, atol=1e-10)
+
+
+def test_gradients_that_are_not_needed_are_not_made():
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 3, 4, 4)), rng.standard_normal((2, 3, 3, 3))
+    g = rng.standard_normal((2, 2, 2, 2))
+    for needs in ((True, False, False), (False, True, False), (False, False, True)):
+        made = reference.conv2d_grad(g, x, w, (1, 1), (0, 0), (1, 1), 1, needs)
+        assert [m is not None for m in made] == list(needs)
+
+
+def test_softmax_does_not_overflow():
+    x = np.array([[1e38, 1e38], [-1e38, 1e38]], np.float32)
+    np.testing.assert_array_equal(reference.softmax(x, 1), [[0.5, 0.5], [0, 1]])
+    assert np.isfinite(reference.log_softmax(x / 1e34, 1)).all()
+
+
+def test_all_names_are_functions():
+    assert all(callable(getattr(reference, name)) for name in reference.__all__)
+
+
+def test_backend_follows_the_array():
+    x = np.zeros(2)
+    assert backend_of(x) is reference
+    assert xp_of(x) is xp_of(np.float32(1)) is np
+    assert device_of(x) == "cpu"
+    assert to_device(x, "cpu") is to_numpy(x) is x
+    for function in (backend_of, xp_of):
+        with pytest.raises(TypeError, match="expected a NumPy array, got list"):
+            function([1])
+    with pytest.raises(ValueError, match="device 'cuda:0' is not available"):
+        to_device(x, "cuda:0")

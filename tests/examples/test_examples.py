@@ -1,0 +1,125 @@
+"""The examples do what they say, in one process and under mpirun."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.launch.jobs import ROOT, environment, mpirun, needs_mpi
+
+EXAMPLES = ROOT / "examples"
+
+
+def run_example(name: str, *options: str, ranks: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run an example: as one process (ranks 0), or under mpirun. It uses the embedded data."""
+    command = [mpirun() or "mpirun", "-n", str(ranks)] if ranks else []
+    command += [sys.executable, str(EXAMPLES / name), *options]
+    # No folder of this machine's; an empty cache.
+    places = {"DTRAIN_DATA": "", "XDG_CACHE_HOME": "/nonexistent", **variables}
+    return subprocess.run(command, env=environment(**places), capture_output=True, text=True, timeout=180)
+
+
+def result_of(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_simple_net_learns() -> None:
+    done = run_example("simple_net.py")
+    accuracies = [float(a) for a in re.findall(r"accuracy ([\d.]+)%", done.stdout)]
+    assert done.returncode == 0, done.stderr
+    assert accuracies[-1] > 80 and accuracies == sorted(accuracies)
+
+
+def test_simple_net_is_a_pytorch_program_but_for_its_imports(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed (extra: torch)")
+    text = (EXAMPLES / "simple_net.py").read_text()
+    script = tmp_path / "simple_net.py"
+    script.write_text(re.sub(r"\bdtrain\b", "torch", text))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 20" in done.stdout
+
+
+@pytest.mark.parametrize("ranks", [0, pytest.param(3, marks=needs_mpi)])
+def test_one_batch(ranks: int) -> None:
+    done = run_example("one_batch.py", ranks=ranks)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("done\n")
+
+
+@needs_mpi
+def test_train_gives_the_same_bits_at_any_number_of_ranks() -> None:
+    """6,000 images in steps of 461: the last step of an epoch has 7, fewer than there are microbatches."""
+    options = ("--steps", "30", "--microbatches", "12", "--batch-size", "461")
+    want = result_of(run_example("train.py", *options))
+    assert want["data"] == "6000 images" and want["ranks"] == 1
+    for ranks in (1, 2, 3, 4, 6, 12):
+        got = result_of(run_example("train.py", *options, ranks=ranks))
+        assert got["ranks"] == ranks
+        assert {k: got[k] for k in ("sha256", "loss", "accuracy", "threads")} == {k: want[k] for k in ("sha256", "loss", "accuracy", "threads")}
+
+
+@needs_mpi
+def test_train_without_options_and_what_it_saves(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    files = [tmp_path / "one.safetensors", tmp_path / "four.safetensors"]
+    results = [
+        result_of(run_example("train.py", "--steps", "2", "--save", str(file), ranks=ranks))
+        for file, ranks in zip(files, (0, 4), strict=True)
+    ]
+    assert results[0]["sha256"] == results[1]["sha256"]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    saved = load_file(files[0])
+    assert saved["conv1.weight"].shape == (32, 1, 3, 3) and saved["norm1.num_batches_tracked"] == 2
+    other = result_of(run_example("train.py", "--steps", "2", "--seed", "1"))
+    assert other["sha256"] != results[0]["sha256"]
+
+
+def bad_data(folder: Path, fault: str) -> str:
+    """A folder of IDX files with a fault."""
+    images = np.zeros((20, 28, 28), np.uint8)
+    labels = np.arange(20, dtype=np.uint8) % 10
+    if fault == "label":
+        labels[3] = 11
+    for kind in ("train", "t10k"):
+        image_bytes = bytes([0, 0, 8, 3]) + np.array(images.shape, ">i4").tobytes() + images.tobytes()
+        (folder / f"{kind}-images-idx3-ubyte").write_bytes(image_bytes[:-100] if fault == "truncated" else image_bytes)
+        (folder / f"{kind}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1]) + np.array([20], ">i4").tobytes() + labels.tobytes())
+    return str(folder)
+
+
+@pytest.mark.parametrize("ranks", [0, pytest.param(2, marks=needs_mpi), pytest.param(3, marks=needs_mpi)])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch-size", "3"], "batch_size 3 cannot be cut into 4 microbatches; use at most 3"),
+        (["--data", "{folder}/nowhere"], "nowhere"),
+        (["--data", "{truncated}"], "train-images-idx3-ubyte"),
+        (["--data", "{label}"], "train-labels-idx1-ubyte"),
+        (["--lr", "1e30"], "the loss is (nan|inf) at step"),
+    ],
+    ids=["batch size", "no data", "truncated data", "label out of range", "NaN"],
+)
+def test_bad_input_is_one_error(options: list[str], message: str, ranks: int, tmp_path: Path) -> None:
+    folders = {"folder": str(tmp_path)}
+    for fault in ("truncated", "label"):
+        (tmp_path / fault).mkdir()
+        folders[fault] = bad_data(tmp_path / fault, fault)
+    done = run_example("train.py", *(o.format(**folders) for o in options), ranks=ranks)
+    assert done.returncode != 0
+    assert len(re.findall(rf"^\w*Error: .*{message}", done.stderr, re.MULTILINE)) == 1, done.stderr
+
+
+@needs_mpi
+def test_more_ranks_than_microbatches_is_one_error() -> None:
+    done = run_example("train.py", "--microbatches", "2", ranks=3)
+    assert done.returncode != 0
+    assert len(re.findall(r"^ValueError: .*2 microbatches.*3 ranks", done.stderr, re.MULTILINE)) == 1, done.stderr
