@@ -54,11 +54,12 @@ class Node:
     """
 
     __slots__ = (
-        "__weakref__", "grad", "hooks", "leaf", "op", "owned", "parents", "pending", "pullbacks",
+        "__weakref__", "grad", "hooks", "leaf", "op", "owned", "parents", "pending", "pullbacks", "shape",
     )  # fmt: skip
 
-    def __init__(self, op: str, parents: Sequence[Any], pullbacks: Any) -> None:
+    def __init__(self, op: str, parents: Sequence[Any], pullbacks: Any, shape: tuple[int, ...] = ()) -> None:
         self.op = op
+        self.shape = shape  # of what the op returned, and so of its gradient; () where that is a tuple
         self.parents = parents
         self.pullbacks = pullbacks
         self.pending = 0  # consumers that have yet to contribute to the gradient
@@ -152,7 +153,7 @@ def grad(
     roots, seeds = _roots(outputs, grad_outputs)
     nodes = [root.node for root in roots]
     ends = [t.node or t for t in wanted]
-    found = walk(nodes, seeds, retain_graph=retain_graph, wanted=ends, accumulate=False)
+    found = walk(nodes, seeds, retain_graph=retain_graph, wanted=ends)
     tensor = type(roots[0])
     for i, g in enumerate(found):
         if g is None and not allow_unused:
@@ -193,35 +194,40 @@ def walk(
     *,
     retain_graph: bool = False,
     wanted: Sequence[Any] = (),
-    accumulate: bool = True,
+    leave: bool = False,
 ) -> list[Array | None]:
-    """Carry `seeds` back from the nodes `roots`; return the gradients of `wanted`, at which the walk stops.
+    """Carry `seeds` back from the nodes `roots`; return the gradients of `wanted`.
 
     wanted: nodes, or tensors that need no gradient and so have none; None in it gets none.
-    accumulate: whether leaves that are met (and not wanted) get their gradients.
+    leave: stop at what is wanted (a module's inputs), and give the leaves before it their gradients.
+    Otherwise, if anything is wanted, the walk goes on to the leaves and these get nothing.
     """
-    boundary = {id(end): i for i, end in enumerate(wanted) if end is not None}  # -> place in wanted
-    found: list[Array | None] = [None] * len(wanted)
-    start = Node("backward", roots, tuple((lambda g, s=s: s) for s in seeds))
-    start.grad = True  # the seeds are its pullbacks'
-    visited = _count_consumers(start, boundary)
+    found: dict[int, Array | None] = {id(end): None for end in wanted}
+    stops = set(found) if leave else set()
+    if len(roots) == 1:
+        start = roots[0]
+        start.grad = seeds[0]
+    else:
+        start = Node("backward", roots, tuple((lambda g, s=s: s) for s in seeds))
+        start.grad = True  # the seeds are its pullbacks'
+    visited = _count_consumers(start, stops)
     try:
-        _propagate(start, boundary, found, retain_graph, accumulate)
+        _propagate(start, found, stops, retain_graph, accumulate=leave or not wanted)
     except BaseException:
         for node in visited:
             node.pending, node.grad, node.owned = 0, None, False
         raise
-    return found
+    return [found[id(end)] for end in wanted]
 
 
-def _count_consumers(start: Node, boundary: dict[int, int]) -> list[Node]:
-    """Set `pending` of every node below `start`, and return those nodes."""
+def _count_consumers(start: Node, stops: set[int]) -> list[Node]:
+    """Set `pending` of every node below `start` and not beyond `stops`, and return those nodes."""
     visited = []
     stack = [start]
     while stack:
         node = stack.pop()
         visited.append(node)
-        if id(node) in boundary:
+        if id(node) in stops:
             continue
         if node.pullbacks is None:
             for seen in (*visited, *stack):
@@ -239,11 +245,7 @@ def _count_consumers(start: Node, boundary: dict[int, int]) -> list[Node]:
 
 
 def _propagate(
-    start: Node,
-    boundary: dict[int, int],
-    found: list[Array | None],
-    retain_graph: bool,
-    accumulate: bool,
+    start: Node, found: dict[int, Array | None], stops: set[int], retain_graph: bool, accumulate: bool
 ) -> None:
     ready = [start]
     while ready:
@@ -251,9 +253,10 @@ def _propagate(
         g, node.grad, node.owned = node.grad, None, False
         if node.hooks and g is not None:
             g = _run_hooks(node, g)
-        if boundary and id(node) in boundary:
-            found[boundary[id(node)]] = g
-            continue
+        if found and id(node) in found:
+            found[id(node)] = g
+            if id(node) in stops:
+                continue
         if node.leaf is not None:
             leaf = node.leaf()
             if accumulate and g is not None and leaf is not None and leaf.requires_grad:
@@ -266,16 +269,16 @@ def _propagate(
         if g is None:
             gradients = [None] * len(parents)
         elif pullbacks.__class__ is Joint:
-            gradients = pullbacks.function(g, [p.__class__ is Node or id(p) in boundary for p in parents])
+            gradients = pullbacks.function(g, [p.__class__ is Node or id(p) in found for p in parents])
         # Leaves go on top, so that their gradients start to travel before more is computed.
-        below = len(ready)
+        below = leaves_below = len(ready)
         for i, parent in enumerate(parents):
-            if parent.__class__ is not Node and (parent is None or id(parent) not in boundary):
+            if parent.__class__ is not Node and (parent is None or id(parent) not in found):
                 continue
             gradient = pullbacks[i](g) if gradients is None else gradients[i]
             if parent.__class__ is not Node:
-                place = boundary[id(parent)]
-                found[place] = gradient if found[place] is None else found[place] + gradient
+                before = found[id(parent)]
+                found[id(parent)] = gradient if before is None else before + gradient
                 continue
             if gradient is not None:
                 if parent.grad is None:
@@ -290,8 +293,9 @@ def _propagate(
             if not parent.pending:
                 if parent.leaf is None:
                     ready.insert(below, parent)
+                    leaves_below += 1
                 else:
-                    ready.append(parent)
+                    ready.insert(leaves_below, parent)
 
 
 def _run_hooks(node: Node, g: Array) -> Array:

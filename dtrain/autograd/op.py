@@ -74,15 +74,16 @@ def record(name: str, value: Any, pullbacks: Any, args: tuple[Any, ...]) -> Any:
     parents = [
         ((a._node or a.node) if a.requires_grad else a) if isinstance(a, Tensor) else None for a in args
     ]
-    node = Node(name, parents, pullbacks)
     if value.__class__ is not tuple:
+        node = Node(name, parents, pullbacks, value.shape)
         return Tensor(value, True, node)
+    node = Node(name, parents, pullbacks)
     outputs = []
     for i, v in enumerate(value):
         if np.dtype(v.dtype).kind != "f":
             outputs.append(Tensor(v))
             continue
-        outputs.append(Tensor(v, True, Node(f"{name}[{i}]", (node,), (_piece(i, len(value)),))))
+        outputs.append(Tensor(v, True, Node(f"{name}[{i}]", (node,), (_piece(i, len(value)),), v.shape)))
     return tuple(outputs)
 
 

@@ -313,7 +313,7 @@ def _cast(tensor: Tensor, array: Array) -> Tensor:
         return Tensor(array)
     dtype, place = tensor.array.dtype, device_of(tensor.array)
     pullback = lambda g: to_device(g, place).astype(dtype, copy=False)  # noqa: E731
-    return Tensor(array, True, Node("to", (tensor.node,), (pullback,)))
+    return Tensor(array, True, Node("to", (tensor.node,), (pullback,), array.shape))
 
 
 def _as_array(value: Any) -> Array:

@@ -53,7 +53,8 @@ class Module:
 
         grad_outputs: one gradient per output, of its shape; none where the output is one number.
         Parameters get their gradients on the way. With several floating-point inputs the result
-        is a tuple. Raises RuntimeError where there was no call, or its graph has been used up.
+        is a tuple. Raises RuntimeError where there was no call, or its graph is gone (used up, or its output was
+        not kept), ValueError for gradients of another number or shape.
         """
         name = type(self).__name__
         if "_last_call" not in self.__dict__:
@@ -68,8 +69,11 @@ class Module:
             grad_outputs = (Tensor(np.ones((), np.float32)),)
         if len(grad_outputs) != len(nodes):
             raise ValueError(f"{name}.backward needs {len(nodes)} gradients, one per output, got {len(grad_outputs)}")
+        for node, g in zip(nodes, grad_outputs, strict=True):
+            if g.shape != node.shape:
+                raise ValueError(f"{name}.backward: the output has shape {node.shape}, its gradient {g.shape}")
         with under_way(None):
-            gradients = walk(nodes, [g.array for g in grad_outputs], wanted=inputs)
+            gradients = walk(nodes, [g.array for g in grad_outputs], wanted=inputs, leave=True)
         # What was walked is freed; the inputs' graph must live until the modules before are sent their gradients.
         self.__dict__["_last_call"] = n, refs, inputs
         result = [None if g is None else Tensor(g) for g in gradients]

@@ -60,16 +60,16 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:  # noqa: A002
         )
     same_dtype("linear", x, w, bias)
     rows = x.reshape(-1, x.shape[-1]) if x.ndim != 2 else x
-    y = rows @ w.T
+    y = rows.dot(w.T)
     if bias is not None:
         y += bias
 
     def pullback(g: Array, needs: Sequence[bool]) -> list[Array | None]:
         g = g.reshape(-1, w.shape[0]) if g.ndim != 2 else g
         return [
-            (g @ w).reshape(x.shape) if needs[0] else None,
-            g.T @ rows if needs[1] else None,
-            xp_of(g).ones(len(g), g.dtype) @ g if len(needs) > 2 and needs[2] else None,
+            g.dot(w).reshape(x.shape) if needs[0] else None,
+            g.T.dot(rows) if needs[1] else None,
+            xp_of(g).ones(len(g), g.dtype).dot(g) if len(needs) > 2 and needs[2] else None,
         ]
 
     return (y.reshape(*x.shape[:-1], w.shape[0]) if x.ndim != 2 else y), Joint(pullback)

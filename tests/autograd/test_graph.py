@@ -43,10 +43,7 @@ def test_parameters_are_final_before_earlier_layers_are_differentiated():
             p.register_hook(lambda g, name=name: seen.append(name))
         y = F.relu(traced(f"OP{i}")(y, w, b))
     y.sum().backward()
-    # Within a layer either may come first.
-    layers = [(seen[i], {*seen[i + 1 : i + 3]}) for i in range(0, 12, 3)]
-    assert layers == [(f"OP{i}", {f"w{i}", f"b{i}"}) for i in (3, 2, 1, 0)]
-    assert len(seen) == 12
+    assert seen == [name for i in (3, 2, 1, 0) for name in (f"OP{i}", f"w{i}", f"b{i}")]
 
 
 def test_order_with_modules_and_a_skip_connection():
@@ -196,7 +193,6 @@ def test_grad_returns_and_does_not_accumulate():
     assert (x.grad, w.grad, h.grad) == (None, None, None)
 
 
-@pytest.mark.xfail(strict=True, reason="grad() stops at every input: what one gets through another is left out")
 def test_grad_of_an_input_below_another_input():
     x = leaf(1, 2)
     h = x * x
