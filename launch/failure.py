@@ -1,11 +1,12 @@
 """One rank fails, the whole job ends at once, and the output says why: once, whole, with the rank.
 
 Left alone, a rank that fails waits for ever in MPI_Finalize for ranks that wait for ever in a
-collective for it. Four ways out of a process are covered here; a fifth, a signal, is mpirun's:
+collective for it. The ways out of a process that are covered here:
 
 - an uncaught exception in the main thread (`sys.excepthook`), KeyboardInterrupt among them;
 - one in any other thread (`threading.excepthook`, `Communicator.on_helper_error`);
 - SystemExit with a code that is not 0, from `sys.exit(3)` or `raise SystemExit(3)`;
+- a signal (`supervise`): mpirun ends the other ranks then, but may name the wrong one;
 - the death of the launcher (`die_with_parent`).
 """
 
@@ -19,12 +20,14 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-__all__ = ["Failure", "die_with_parent", "on_exit_code"]
+__all__ = ["Failure", "die_with_parent", "on_exit_code", "supervise"]
 
 PR_SET_PDEATHSIG = 1
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
 
 
 class Failure:
@@ -69,10 +72,11 @@ class Failure:
         # Only one thread reports. It never releases: what comes after it does not matter.
         self._first.acquire()
         # When all ranks fail alike, the lowest one ends the others while they wait here.
-        time.sleep(delay + min(0.1 * self.rank, 1.0))
+        time.sleep(delay + (min(0.5 + 0.1 * self.rank, 2.0) if self.rank else 0.0))
         sys.stdout.flush()
         sys.stderr.write(f"\n[rank {self.rank} on {self.host}] {message}")
         sys.stderr.flush()
+        time.sleep(0.2)  # mpirun may drop what it has not passed on when the job is aborted
         self._abort(code)
 
 
@@ -108,14 +112,49 @@ def on_exit_code(tell: Callable[[Any], None]) -> None:
             module.exit = leave  # type: ignore[attr-defined]
 
 
-def die_with_parent() -> None:
-    """Linux kills this process when the process that started it ends, by whatever cause.
+def supervise(rank: int, host: str) -> None:
+    """Go on as a child of this process, which stays behind only to say what signal has ended the child.
+
+    By the time that mpirun looks who died it has often killed the others as well. The parent passes
+    signals on, ends as the child ends, and each dies with the one above it.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    launcher, parent = os.getppid(), os.getpid()
+    with warnings.catch_warnings():
+        # Python 3.12 warns of forks where there are threads: BLAS has some, and prepares for forks.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        die_with_parent(parent)
+        return
+    die_with_parent(launcher)
+    passed_on = set()
+
+    def pass_on(number: int, frame: object) -> None:
+        passed_on.add(number)
+        os.kill(child, number)
+
+    for number in PASSED_ON:
+        signal.signal(number, pass_on)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        number = signal.Signals(os.WTERMSIG(status))
+        if number not in passed_on:  # mpirun ends the ranks that are left with a signal of its own
+            message = f"\n[rank {rank} on {host}] was killed by signal {int(number)} ({number.name})\n"
+            os.write(2, message.encode())
+        signal.signal(number, signal.SIG_DFL) if number is not signal.SIGKILL else None
+        os.kill(os.getpid(), number)
+    os._exit(os.waitstatus_to_exitcode(status))
+
+
+def die_with_parent(parent: int) -> None:
+    """Linux kills this process when the process that started it, `parent`, ends, by whatever cause.
 
     mpirun that is killed with signal 9 would leave its ranks alive.
     """
     if not sys.platform.startswith("linux"):
         return
-    parent = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     # It may have ended while we asked; then no signal comes.
     if os.getppid() != parent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from typing import Any
 from dtrain.backend.random import manual_seed
 from dtrain.comm import Communicator, MPICommunicator, SingleCommunicator
 from launch.environment import World, launched_world
-from launch.failure import Failure, die_with_parent
+from launch.failure import Failure, supervise
 from launch.progress import Progress
 from launch.threads import default_threads, host_cores, set_threads, warn_if_crowded
 
@@ -55,7 +56,7 @@ class Job:
         if world is None or world.size == 1:
             self.comm: Communicator = SingleCommunicator()
         else:
-            die_with_parent()
+            supervise(world.rank, socket.gethostname())
             self.comm = _connect(world)
             failure = Failure(self.comm.rank, self.comm.host, self.comm.abort)
             failure.install()
@@ -64,7 +65,6 @@ class Job:
             # printed before it was killed would be lost in a buffer.
             if isinstance(sys.stdout, io.TextIOWrapper):
                 sys.stdout.reconfigure(line_buffering=True, write_through=False)
-            _name_processes(self.comm)
         if threads is None and os.environ.get("DTRAIN_THREADS"):
             threads = _threads_of_environment()
         _check_agreement(self.comm, seed=seed, microbatches=microbatches, threads=threads)
@@ -147,14 +147,6 @@ def _connect(world: World) -> Communicator:
             f"to run one process, unset {world.variable}"
         )
     return MPICommunicator()
-
-
-def _name_processes(comm: Communicator) -> None:
-    """Say once per host which process is which rank: some mpiruns name a killed one by its PID."""
-    processes = comm.all_gather_object((comm.host, os.getpid()))
-    here = [f"rank {r} = PID {pid}" for r, (host, pid) in enumerate(processes) if host == comm.host]
-    if comm.local_rank == 0:
-        print(f"[launch] {comm.size} ranks; on {comm.host}: {', '.join(here)}", file=sys.stderr)
 
 
 def _threads_of_environment() -> int:

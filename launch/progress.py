@@ -66,7 +66,7 @@ class Progress:
     def _bar(self, done: int) -> Any:
         from tqdm import tqdm
 
-        class Lines(tqdm):  # type: ignore[type-arg]
+        class Lines(tqdm):
             """A bar for logs: every state is a line of its own, few of them."""
 
             monitor_interval = 0
@@ -75,13 +75,13 @@ class Progress:
                 if self.n > self.initial:
                     print(msg or str(self), file=sys.stderr, flush=True)
 
-        options: dict[str, Any] = dict(
-            total=self._total(),
-            initial=done,
-            desc=self._description,
-            unit=" samples" if self._counts_samples else " items",
-            miniters=1,
-        )
+        options: dict[str, Any] = {
+            "total": self._total(),
+            "initial": done,
+            "desc": self._description,
+            "unit": " samples" if self._counts_samples else " items",
+            "miniters": 1,
+        }
         if _stderr_is_a_terminal():
             return tqdm(**options, mininterval=0.1, dynamic_ncols=True)
         return Lines(**options, mininterval=SECONDS_BETWEEN_LINES, ncols=100, file=io.StringIO())

@@ -62,11 +62,8 @@ def test_a_killed_rank_ends_the_job(launcher: str, tmp_path: Path) -> None:
     fault = "print('goodbye'); os.kill(os.getpid(), signal.SIGKILL)"
     ended = run(launcher, LOOP.format(fault=fault), tmp_path)
     assert ended.code != 0
-    assert "goodbye" in ended.output and "signal 9" in ended.output
-    # mpirun names the rank or its process, and the job has said which rank that is.
-    found = re.search(r"process rank (\d)|PID (\d+) RUNNING", ended.output)
-    assert found is not None
-    assert found[1] == "1" or f"rank 1 = PID {found[2]}" in ended.output
+    assert "goodbye" in ended.output
+    assert re.findall(r"\[rank (\d) on \S+\] was killed by signal 9 \(SIGKILL\)", ended.output) == ["1"]
 
 
 def test_when_all_ranks_fail_one_of_them_says_so(tmp_path: Path) -> None:
@@ -145,5 +142,5 @@ def test_a_deadlock_under_pytest_becomes_a_traceback(tmp_path: Path) -> None:
     tests = str(tmp_path)
     ended = run("mpirun", f"import pytest; raise SystemExit(pytest.main([{tests!r}]))", tmp_path, 2)
     assert ended.code != 0
-    assert "[rank 1] test_deadlock.py::test_deadlock FAILED, other ranks hang" in ended.output
+    assert re.search(r"\[rank 1\] \S*test_deadlock.py::test_deadlock FAILED, other ranks hang", ended.output)
     assert "AssertionError: one leaves" in ended.output

@@ -67,6 +67,7 @@ class Ranks:
     def abort(self, message: str) -> None:
         self.stderr.write(f"\n[rank {self.rank}] {message}\n")
         self.stderr.flush()
+        time.sleep(0.3)  # mpirun may end the job before it has read what a rank has written last
         self.mpi.COMM_WORLD.Abort(1)
 
 
@@ -99,7 +100,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             ]
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, trylast=True)  # pytest sets the same timer, to its faulthandler_timeout
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     ranks = item.config.stash.get(RANKS, None)
     if ranks is None:
