@@ -51,16 +51,25 @@ def main() -> None:
                 for library, found in times.items():
                     found.append(start_child(library, name, ranks))
             ours, theirs = (statistics.median(times[library]) for library in ("dtrain", "torch"))
-            rows.append({"workload": name, "ranks": ranks, "dtrain_ms": ours, "torch_ms": theirs, "ratio": ours / theirs})
+            rows.append(
+                {"workload": name, "ranks": ranks, "dtrain_ms": ours, "torch_ms": theirs, "ratio": ours / theirs}
+            )
             print(f"{name:10} {ranks:5} {ours:9.3f} {theirs:9.3f} {ours / theirs:6.2f}", flush=True)
     if options.json:
-        result = {"command": " ".join(["python", *sys.argv]), "machine": machine(), "date": time.strftime("%Y-%m-%d"), "rows": rows}
+        result = {
+            "command": " ".join(["python", *sys.argv]),
+            "machine": machine(),
+            "date": time.strftime("%Y-%m-%d"),
+            "rows": rows,
+        }
         Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
 
 
 def machine() -> str:
     """The processor, and how many of it."""
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    names = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
 
@@ -71,7 +80,15 @@ def start_child(library: str, workload: str, ranks: int) -> float:
     if ranks == 1:
         command = [sys.executable, *script]
     elif library == "torch":
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *script]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(ranks),
+            *script,
+        ]
     else:
         mpirun = find_mpirun()
         environment |= settings(mpirun_family(mpirun)[0])

@@ -1,7 +1,7 @@
 """One batch on its way through the layers of dtrain, printed step by step; CI runs this tour.
 
-    python examples/one_batch.py
-    mpirun -n 2 python examples/one_batch.py     # the same, seen from two ranks
+python examples/one_batch.py
+mpirun -n 2 python examples/one_batch.py     # the same, seen from two ranks
 """
 
 import numpy as np
@@ -58,7 +58,8 @@ before = [p.numpy().copy() for p in (p.detach() for p in net.parameters())]
 for images, labels in batches:
     loss = F.cross_entropy(model(images), labels)
     loss.backward()  # each gradient goes, as it becomes final, into its slice of the flat gradient
-    tell(f"   microbatch {images.microbatch[0]}: {len(labels)} samples, loss {loss.item():.4f}, synchronized: {model.synchronized}")
+    tell(f"   microbatch {images.microbatch[0]}: {len(labels)} samples, loss {loss.item():.4f}", end="")
+    tell(f", synchronized: {model.synchronized}")
 assert model.synchronized
 tell(f"   the mean loss over the global batch is {model.loss:.4f} on every rank")
 

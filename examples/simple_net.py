@@ -1,6 +1,6 @@
 """The first network of every tutorial, as one writes it for PyTorch; only the import lines differ.
 
-    python examples/simple_net.py
+python examples/simple_net.py
 """
 
 import dtrain

@@ -1,8 +1,8 @@
 """Train a small CNN on Fashion-MNIST: the same weights, bit for bit, on any number of ranks.
 
-    python examples/train.py                     # one process
-    mpirun -n 4 python examples/train.py         # four ranks
-    python -m launch -n 4 examples/train.py      # the same, with the flags that this machine's MPI needs
+python examples/train.py                     # one process
+mpirun -n 4 python examples/train.py         # four ranks
+python -m launch -n 4 examples/train.py      # the same, with the flags that this machine's MPI needs
 """
 
 import argparse
@@ -42,7 +42,9 @@ def arguments():
     parser.add_argument("--data", help="folder with the IDX files (default: wherever they are found)")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=128, help="samples of a step, over all ranks")
-    parser.add_argument("--microbatches", type=int, default=4, help="parts of a step's batch; at least the number of ranks")
+    parser.add_argument(
+        "--microbatches", type=int, default=4, help="parts of a step's batch; at least the number of ranks"
+    )
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="stop after this many steps")

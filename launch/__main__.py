@@ -33,24 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(f"python -m launch: {error}", file=sys.stderr)
         sys.exit(2)
     if options.dry_run:
-        print(
-            " ".join(
-                [*(f"{k}={shlex.quote(v)}" for k, v in environment.items())] + [shlex.join(command)]
-            )
-        )
+        print(" ".join([*(f"{k}={shlex.quote(v)}" for k, v in environment.items())] + [shlex.join(command)]))
         sys.exit(0)
     sys.stdout.flush()
     os.execvpe(command[0], command, {**os.environ, **environment})
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m launch", description="Start a training script on several ranks."
-    )
+    parser = argparse.ArgumentParser(prog="python -m launch", description="Start a training script on several ranks.")
     parser.add_argument("-n", type=int, required=True, metavar="RANKS", help="number of ranks")
-    parser.add_argument(
-        "--threads", type=int, help="threads per rank; default: a rank's share of the cores"
-    )
+    parser.add_argument("--threads", type=int, help="threads per rank; default: a rank's share of the cores")
     parser.add_argument(
         "--launcher",
         choices=("auto", "mpirun", "srun"),
@@ -73,9 +65,7 @@ def _check(options: argparse.Namespace) -> None:
         if importlib.util.find_spec(options.script) is None:
             raise FileNotFoundError(f"no module named {options.script} can be imported from here")
     elif not Path(options.script).exists():
-        raise FileNotFoundError(
-            f"script {options.script} does not exist in {os.getcwd()}; for a module's name use -m"
-        )
+        raise FileNotFoundError(f"script {options.script} does not exist in {os.getcwd()}; for a module's name use -m")
     world = launched_world()
     if world is not None and world.size > 1:
         raise RuntimeError(
@@ -108,9 +98,7 @@ def _job(options: argparse.Namespace) -> tuple[dict[str, str], list[str]]:
 
 def _prefers_srun(library: str | None, environment: Mapping[str, str] = os.environ) -> bool:
     # Open MPI under srun --mpi=pmi2 would silently be n jobs of one rank.
-    return (
-        "SLURM_JOB_ID" in environment and shutil.which("srun") is not None and library != "Open MPI"
-    )
+    return "SLURM_JOB_ID" in environment and shutil.which("srun") is not None and library != "Open MPI"
 
 
 def _srun(library: str | None, library_text: str, n: int) -> list[str]:

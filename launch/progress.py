@@ -22,9 +22,7 @@ class Progress:
     at the end. Where it is not `shown` it only iterates.
     """
 
-    def __init__(
-        self, loader: Iterable[Any], description: str | None = None, *, shown: bool = True
-    ) -> None:
+    def __init__(self, loader: Iterable[Any], description: str | None = None, *, shown: bool = True) -> None:
         self._loader, self._description, self._shown = loader, description, shown
         self._counts_samples = hasattr(loader, "samples_consumed") and hasattr(loader, "dataset")
         self._postfix: dict[str, Any] = {}

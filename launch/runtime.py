@@ -35,8 +35,7 @@ def find_mpirun() -> str:
     found = shutil.which("mpirun", path=str(beside)) or shutil.which("mpirun")
     if found is None:
         raise FileNotFoundError(
-            f"no mpirun in {beside} or on PATH; pip install mpich, or load your cluster's MPI, "
-            "or use -n 1"
+            f"no mpirun in {beside} or on PATH; pip install mpich, or load your cluster's MPI, or use -n 1"
         )
     return found
 
@@ -53,16 +52,12 @@ def library_family() -> tuple[str | None, str]:
 
     In a process of its own: loading MPI belongs to the ranks. Raises RuntimeError where it fails.
     """
-    code = (
-        "import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI; "
-        "print(MPI.Get_library_version())"
-    )
+    code = "import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI; print(MPI.Get_library_version())"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if result.returncode != 0:
         reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
         raise RuntimeError(
-            f"mpi4py cannot be imported by {sys.executable} ({reason}); "
-            "pip install mpi4py mpich, or use -n 1"
+            f"mpi4py cannot be imported by {sys.executable} ({reason}); pip install mpi4py mpich, or use -n 1"
         )
     text = result.stdout.strip("\n\0")
     return family_of(text), text

@@ -28,9 +28,7 @@ def check_grads(
     are fixed random weights, so that every output element counts. A tuple of outputs is taken whole.
     The function must be deterministic. Raises AssertionError that names the argument, the element and both values.
     """
-    inputs = [
-        Tensor(a.array.astype(np.float64), requires_grad=True) if _checked(a) else a for a in args
-    ]
+    inputs = [Tensor(a.array.astype(np.float64), requires_grad=True) if _checked(a) else a for a in args]
     outputs = _outputs(function(*inputs))
     rng = np.random.Generator(np.random.Philox(key=20))
     weights = [rng.standard_normal(o.shape) for o in outputs]

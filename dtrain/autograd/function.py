@@ -53,9 +53,7 @@ class Function:
 
         def pullback(g: Any, needs: Sequence[bool]) -> list[Any]:
             pieces = g if several else [g]
-            given = [
-                Tensor(piece if piece is not None else a * 0) for piece, a in zip(pieces, shapes, strict=True)
-            ]
+            given = [Tensor(piece if piece is not None else a * 0) for piece, a in zip(pieces, shapes, strict=True)]
             with no_grad():
                 grads = cls.backward(ctx, *given)
             grads = grads if isinstance(grads, tuple) else (grads,)

@@ -38,10 +38,8 @@ class Joint:
 class Pieces(list[Any]):
     """Gradients of the elements of an op that returns a tuple, added element by element."""
 
-    def __add__(self, other: list[Any]) -> Pieces:  # type: ignore[override]
-        return Pieces(
-            b if a is None else a if b is None else a + b for a, b in zip(self, other, strict=True)
-        )
+    def __add__(self, other: list[Any]) -> Pieces:
+        return Pieces(b if a is None else a if b is None else a + b for a, b in zip(self, other, strict=True))
 
     __iadd__ = __add__  # type: ignore[assignment]
 
@@ -87,7 +85,7 @@ _walks = _Walks()
 
 
 class under_way:  # noqa: N801
-    """`with under_way(root):` a backward pass from `root`; when it has ended well, what it left to be called is called."""
+    """`with under_way(root):` a backward pass from `root`; what it leaves to be called is called if it ends well."""
 
     def __init__(self, root: Tensor | None) -> None:
         self.root = root
@@ -172,9 +170,7 @@ def _roots(tensors: Any, grads: Any) -> tuple[list[Tensor], list[Array]]:
     seeds = []
     for root, g in zip(roots, given, strict=True):
         if not root.requires_grad:
-            raise RuntimeError(
-                "this tensor does not require a gradient and was not computed from one that does"
-            )
+            raise RuntimeError("this tensor does not require a gradient and was not computed from one that does")
         if g is None:
             if root.array.size != 1:
                 raise RuntimeError(
@@ -265,7 +261,7 @@ def _propagate(
         parents, pullbacks = node.parents, node.pullbacks
         if not retain_graph:
             node.parents, node.pullbacks = (), None
-        gradients = None
+        gradients: Sequence[Any] | None = None
         if g is None:
             gradients = [None] * len(parents)
         elif pullbacks.__class__ is Joint:

@@ -71,9 +71,7 @@ def record(name: str, value: Any, pullbacks: Any, args: tuple[Any, ...]) -> Any:
             pullbacks = (pullbacks,)
         args = args[: len(pullbacks)]
     # What a node keeps of an input: its node, or the tensor itself where it needs no gradient.
-    parents = [
-        ((a._node or a.node) if a.requires_grad else a) if isinstance(a, Tensor) else None for a in args
-    ]
+    parents = [((a._node or a.node) if a.requires_grad else a) if isinstance(a, Tensor) else None for a in args]
     if value.__class__ is not tuple:
         node = Node(name, parents, pullbacks, value.shape)
         return Tensor(value, True, node)

@@ -25,7 +25,7 @@ class device(str):  # noqa: N801  (PyTorch's name)
         return self.split(":")[0]
 
     @property
-    def index(self) -> int | None:
+    def index(self) -> int | None:  # type: ignore[override]
         return int(self.split(":")[1]) if ":" in self else None
 
 
@@ -54,6 +54,8 @@ class Tensor:
         self._sink: Callable[[Tensor, Array], None] | None = None
         # The piece of a flat buffer that this tensor is: see dtrain/nn/flat.py.
         self._flat: Any = None
+        # A DataLoader sets `microbatch`, (number, of how many), on what it yields; others leave the slot empty.
+        self.microbatch: tuple[int, int]
 
     # -- graph -----------------------------------------------------------------------------------
 

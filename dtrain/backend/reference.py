@@ -243,9 +243,7 @@ def max_pool2d_grad(
     return gx[:, padding[0] : padding[0] + h, padding[1] : padding[1] + w].transpose(0, 3, 1, 2)
 
 
-def avg_pool2d(
-    x: np.ndarray, out: Pair, kernel: Pair, stride: Pair, padding: Pair, count: np.ndarray
-) -> np.ndarray:
+def avg_pool2d(x: np.ndarray, out: Pair, kernel: Pair, stride: Pair, padding: Pair, count: np.ndarray) -> np.ndarray:
     """Sum over windows / count. x: (N, C, H, W), count: out -> (N, C, *out)"""
     xl = _border(_channels_last(x), out, kernel, stride, padding, (1, 1), 0.0)
     parts = _windows(xl, out, kernel, stride, (1, 1))

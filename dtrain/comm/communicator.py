@@ -37,9 +37,7 @@ class Communicator(ABC):
     the latter would cost a message. A method that starts with `i` starts and returns a `Request`.
     """
 
-    def __init__(
-        self, rank: int, size: int, *, local_rank: int, local_size: int, host: str
-    ) -> None:
+    def __init__(self, rank: int, size: int, *, local_rank: int, local_size: int, host: str) -> None:
         self.rank, self.size = rank, size
         self.local_rank, self.local_size = local_rank, local_size
         self.host = host
@@ -194,9 +192,7 @@ class Communicator(ABC):
         """Starts `all_gather_`; the buffer must be left alone until the request is done."""
         return self.start(Communicator.all_gather_, buffer, cuts)
 
-    def iall_to_all(
-        self, send: Array, send_counts: Sequence[int], recv_counts: Sequence[int]
-    ) -> Request:
+    def iall_to_all(self, send: Array, send_counts: Sequence[int], recv_counts: Sequence[int]) -> Request:
         """Starts `all_to_all`; `wait` returns what was received."""
         return self.start(Communicator.all_to_all, send, send_counts, recv_counts)
 
@@ -228,15 +224,11 @@ class Communicator(ABC):
     def _all_gather(self, flat: Array, cuts: list[int]) -> None: ...
 
     @abstractmethod
-    def _all_to_all(
-        self, send: Array, send_counts: list[int], recv: Array, recv_counts: list[int]
-    ) -> None: ...
+    def _all_to_all(self, send: Array, send_counts: list[int], recv: Array, recv_counts: list[int]) -> None: ...
 
     def _check_root(self, root: int) -> None:
         if not 0 <= root < self.size:
-            raise ValueError(
-                f"root must be one of {self.size} ranks, 0 to {self.size - 1}, got {root}"
-            )
+            raise ValueError(f"root must be one of {self.size} ranks, 0 to {self.size - 1}, got {root}")
 
     def _check_counts(self, name: str, counts: Sequence[int], total: int) -> None:
         if len(counts) != self.size or min(counts) < 0 or sum(counts) != total:
@@ -271,6 +263,4 @@ def _check_op(x: Array, op: str) -> None:
     if op not in OPS:
         raise ValueError(f"op {op!r} is unknown; use one of {', '.join(OPS)}")
     if op == "sum" and getattr(x, "dtype", None) == np.dtype(bool):
-        raise TypeError(
-            "cannot sum dtype bool; use op='max' for or, 'min' for and, or an int64 array"
-        )
+        raise TypeError("cannot sum dtype bool; use op='max' for or, 'min' for and, or an int64 array")

@@ -87,9 +87,7 @@ class MPICommunicator(Communicator):
     def _all_gather(self, flat: Array, cuts: list[int]) -> None:
         self._comm.Allgatherv(self._in_place, [flat, _counts(cuts)])
 
-    def _all_to_all(
-        self, send: Array, send_counts: list[int], recv: Array, recv_counts: list[int]
-    ) -> None:
+    def _all_to_all(self, send: Array, send_counts: list[int], recv: Array, recv_counts: list[int]) -> None:
         self._comm.Alltoallv([send, send_counts], [recv, recv_counts])
 
 

@@ -57,7 +57,5 @@ class SingleCommunicator(Communicator):
     def _all_gather(self, flat: Array, cuts: list[int]) -> None:
         pass
 
-    def _all_to_all(
-        self, send: Array, send_counts: list[int], recv: Array, recv_counts: list[int]
-    ) -> None:
+    def _all_to_all(self, send: Array, send_counts: list[int], recv: Array, recv_counts: list[int]) -> None:
         recv[:] = send

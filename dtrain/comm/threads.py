@@ -119,9 +119,7 @@ class ThreadCommunicator(Communicator):
                 if r != self.rank:
                     flat[start:stop] = arrays[r][start:stop]
 
-    def _all_to_all(
-        self, send: Array, send_counts: list[int], recv: Array, recv_counts: list[int]
-    ) -> None:
+    def _all_to_all(self, send: Array, send_counts: list[int], recv: Array, recv_counts: list[int]) -> None:
         with self._show((send, send_counts)) as others:
             parts = []
             for array, counts in others:
@@ -133,9 +131,7 @@ class ThreadCommunicator(Communicator):
             recv[:] = np.concatenate(parts)
 
 
-def run_ranks(
-    size: int, fn: Callable[[Communicator], T], *, hosts: Sequence[str] | None = None
-) -> list[T]:
+def run_ranks(size: int, fn: Callable[[Communicator], T], *, hosts: Sequence[str] | None = None) -> list[T]:
     """Run fn(comm) on `size` threads that are each other's ranks; returns their results by rank.
 
     An exception on any rank ends all of them and is raised here. `hosts` names the pretended host

@@ -48,14 +48,11 @@ class ArrayDataset(Dataset):
         self.transform = transform
         shapes = [array.shape for array in self.arrays]
         if any(not shape for shape in shapes):
-            raise ValueError(
-                f"arrays need a first axis that counts samples; the shapes are {shapes}"
-            )
+            raise ValueError(f"arrays need a first axis that counts samples; the shapes are {shapes}")
         if len({shape[0] for shape in shapes}) > 1:
             lengths = ", ".join(str(shape[0]) for shape in shapes)
             raise ValueError(
-                f"arrays of different lengths: {lengths} samples; "
-                "every array needs one element per sample"
+                f"arrays of different lengths: {lengths} samples; every array needs one element per sample"
             )
 
     def __len__(self) -> int:
@@ -66,14 +63,9 @@ class ArrayDataset(Dataset):
         if not -len(self) <= i < len(self):
             raise IndexError(f"sample {i} of {len(self)} samples")
         elements = (array[0] for array in self.batch(np.array([i % len(self)])))
-        return tuple(
-            int(e) if e.ndim == 0 and e.dtype == np.int64 else Tensor(np.asarray(e))
-            for e in elements
-        )
+        return tuple(int(e) if e.ndim == 0 and e.dtype == np.int64 else Tensor(np.asarray(e)) for e in elements)
 
-    def batch(
-        self, indices: NDArray[np.int64], context: Context | None = None
-    ) -> tuple[NDArray[Any], ...]:
+    def batch(self, indices: NDArray[np.int64], context: Context | None = None) -> tuple[NDArray[Any], ...]:
         """Copies of the samples `indices`, (N,): one array of N elements for each of `self.arrays`.
 
         Without a context, random transforms draw as in epoch 0 of the present seed.

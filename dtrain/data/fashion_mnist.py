@@ -26,9 +26,7 @@ _SECONDS_FOR_DEBIAN = 60
 
 def main(arguments: list[str] | None = None) -> None:
     """The command; prints one line per step."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dtrain.data.fashion_mnist", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python -m dtrain.data.fashion_mnist", description=__doc__)
     parser.add_argument("--make-subset", metavar="FILE", help="write the embedded subset, and stop")
     options = parser.parse_args(arguments)
     try:

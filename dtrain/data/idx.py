@@ -26,8 +26,7 @@ def unpacked(data: bytes, name: str | Path) -> bytes:
         return gzip.decompress(data)
     except (EOFError, OSError, zlib.error, struct.error) as error:
         raise ValueError(
-            f"{name}: found {len(data)} bytes of damaged or truncated gzip ({error}), "
-            "expected a whole .gz file"
+            f"{name}: found {len(data)} bytes of damaged or truncated gzip ({error}), expected a whole .gz file"
         ) from None
 
 
@@ -48,15 +47,11 @@ def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
     shape = struct.unpack(f">{ndim}I", content[4:header])
     expected = header + int(np.prod(shape, dtype=object))
     if len(content) != expected:
-        raise ValueError(
-            f"{path}: found {len(content)} bytes, expected {expected} for shape {tuple(shape)}"
-        )
+        raise ValueError(f"{path}: found {len(content)} bytes, expected {expected} for shape {tuple(shape)}")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
-def read_images_and_labels(
-    images: Path, labels: Path, classes: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def read_images_and_labels(images: Path, labels: Path, classes: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """(N, 28, 28) uint8 images, (N,) int64 labels below `classes`; ValueError for anything else."""
     x = read_idx(images, ndim=3)
     y: NDArray[Any] = read_idx(labels, ndim=1)

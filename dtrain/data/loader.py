@@ -62,9 +62,7 @@ class DataLoader:
         prefetch: int = 2,
     ):
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-            raise TypeError(
-                f"a dataset needs __len__ and __getitem__, {type(dataset).__name__} lacks one"
-            )
+            raise TypeError(f"a dataset needs __len__ and __getitem__, {type(dataset).__name__} lacks one")
         rank, size = (0, 1) if comm is None else (comm.rank, comm.size)
         if microbatches is None:
             microbatches = getattr(comm, "microbatches", None) or size

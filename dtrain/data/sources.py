@@ -127,7 +127,6 @@ def fetch(source: Source, folder: Path) -> None:
             except (OSError, http.client.HTTPException) as error:
                 reason = getattr(error, "reason", error)
                 raise OSError(
-                    f"could not download {url}: {reason}; "
-                    f"on a machine that is offline, copy the file into {folder}"
+                    f"could not download {url}: {reason}; on a machine that is offline, copy the file into {folder}"
                 ) from error
             store(source, name, data, folder)

@@ -34,10 +34,7 @@ class Context:
         """One generator per sample. Every call gives new streams, independent of earlier ones."""
         draw = self._draws
         self._draws += 1
-        return (
-            stream(self.seed, Purpose.AUGMENT, self.epoch, int(sample), draw)
-            for sample in self.samples
-        )
+        return (stream(self.seed, Purpose.AUGMENT, self.epoch, int(sample), draw) for sample in self.samples)
 
 
 Transform = Callable[[Array, Context], Array]

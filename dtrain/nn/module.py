@@ -38,10 +38,13 @@ class Module:
         if mode.enabled:
             outputs = output if isinstance(output, (tuple, list)) else (output,)
             # Where gradients pass: nodes, or tensors that have none. Weak, so that nothing is kept alive.
-            self.__dict__["_last_call"] = len(outputs), [
-                weakref.ref(t._node or t) if isinstance(t, Tensor) and t.array.dtype.kind == "f" else None
-                for t in (*args, *outputs)
-            ]
+            self.__dict__["_last_call"] = (
+                len(outputs),
+                [
+                    weakref.ref(t._node or t) if isinstance(t, Tensor) and t.array.dtype.kind == "f" else None
+                    for t in (*args, *outputs)
+                ],
+            )
         return output
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

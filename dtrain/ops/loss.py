@@ -121,7 +121,7 @@ def cross_entropy(
         total = rows_weight.sum()
     if weight is not None and label_smoothing:
         # Each class of the smooth part has its own weight: take the general path.
-        return _smooth_weighted(logits, labels, kept, weight, last, axis, places, total, reduction, label_smoothing)
+        return _smooth_weighted(last, labels, kept, weight, axis, total, reduction, label_smoothing)
     kernels = backend_of(logits)
     loss, e, sums = kernels.cross_entropy(logits, labels, rows_weight, label_smoothing)
     value, spread = _reduce(loss.reshape(places), total, reduction)
@@ -158,49 +158,64 @@ def _labels(labels: Array, classes: int, ignore_index: int) -> tuple[Array, Arra
     return xp_of(labels).where(kept, labels, 0), kept
 
 
+def _against(q: Array, input: Array, axis: int, total: Any, reduction: str) -> tuple[Any, Any, Any, Array]:  # noqa: A002
+    """-sum of q log softmax(input) along axis, for any q; with what sends its gradient to input.
+
+    Returns the value, the pullback, how the reduction spreads a gradient, and log softmax(input).
+    """
+    xp = xp_of(input)
+    log_p = backend_of(input).log_softmax(input, axis)
+    value, spread = _reduce(-(q * log_p).sum(axis), total, reduction)
+
+    def each(g: Array) -> Array:
+        g = spread(g)
+        return xp.expand_dims(g, axis) if g.ndim else g
+
+    return value, lambda g: each(g) * (xp.exp(log_p) * q.sum(axis, keepdims=True) - q), each, log_p
+
+
 def _smooth_weighted(
-    logits: Array, labels: Array, kept: Array | None, weight: Array, last: Array, axis: int, places: Any,
-    total: Any, reduction: str, smoothing: float,
-) -> Any:  # fmt: skip
+    last: Array,
+    labels: Array,
+    kept: Array | None,
+    weight: Array,
+    axis: int,
+    total: Any,
+    reduction: str,
+    smoothing: float,
+) -> Any:
     """Label smoothing with class weights: every class c of the smooth part counts weight[c]."""
-    xp, classes = xp_of(logits), logits.shape[1]
-    q = xp.zeros_like(logits)
-    q[xp.arange(len(labels)), labels] = 1 - smoothing
-    q += smoothing / classes
+    q = xp_of(last).full((len(labels), last.shape[-1]), smoothing / last.shape[-1], last.dtype)
+    q[xp_of(last).arange(len(labels)), labels] += 1 - smoothing
     q *= weight
     if kept is not None:
         q *= kept[:, None]
-    log_p = backend_of(logits).log_softmax(logits, 1)
-    value, spread = _reduce(-(q * log_p).sum(1).reshape(places), total, reduction)
-
-    def pullback(g: Array) -> Array:
-        gx = (xp.exp(log_p) * q.sum(1, keepdims=True) - q) * xp.reshape(spread(g), (-1, 1))
-        return _back(gx.reshape(last.shape), axis)
-
-    return value, pullback
+    value, pullback, _, _ = _against(q.reshape(last.shape), last, -1, total, reduction)
+    return value, lambda g: _back(pullback(g), axis)
 
 
 def _soft_cross_entropy(
-    input: Array, target: Array, axis: int, weight: Array | None, reduction: str, smoothing: float  # noqa: A002
+    input: Array,  # noqa: A002
+    target: Array,
+    axis: int,
+    weight: Array | None,
+    reduction: str,
+    smoothing: float,
 ) -> Any:
     """Targets that are probabilities: the mean divides by the number of samples."""
     _same_shape("cross_entropy", input, target)
-    xp, classes = xp_of(input), input.shape[axis]
     shape = [1] * input.ndim
-    shape[axis] = classes
+    shape[axis] = classes = input.shape[axis]
     scale = 1 if weight is None else weight.reshape(shape)
     q = (target * (1 - smoothing) + smoothing / classes) * scale if smoothing else target * scale
-    log_p = backend_of(input).log_softmax(input, axis)
-    loss = -(q * log_p).sum(axis)
-    value, spread = _reduce(loss, math.prod(loss.shape), reduction)
+    total = math.prod(input.shape) // max(classes, 1)
+    value, pullback, each, log_p = _against(q, input, axis, total, reduction)
 
-    def pullback(g: Array, needs: Sequence[bool]) -> list[Array | None]:
-        g = spread(g)
-        g = xp.expand_dims(g, axis) if g.ndim else g
+    def gradients(g: Array, needs: Sequence[bool]) -> list[Array | None]:
         return [
-            g * (xp.exp(log_p) * q.sum(axis, keepdims=True) - q) if needs[0] else None,
-            g * -log_p * scale * (1 - smoothing) if needs[1] else None,
+            pullback(g) if needs[0] else None,
+            each(g) * -log_p * scale * (1 - smoothing) if needs[1] else None,
             *[None] * (len(needs) - 2),
         ]
 
-    return value, Joint(pullback)
+    return value, Joint(gradients)

@@ -106,8 +106,9 @@ def _in_place(name: str, ufunc: Callable[..., Any]) -> None:
         return x
 
     def operator(x: Tensor, other: Any) -> Tensor:
-        if is_grad_enabled() and (not x.is_leaf or isinstance(other,
-            Tensor) and other.requires_grad and not x.requires_grad):
+        if is_grad_enabled() and (
+            not x.is_leaf or isinstance(other, Tensor) and other.requires_grad and not x.requires_grad
+        ):
             return getattr(arithmetic, name)(x, other)  # rebinding the name is what x += y then means
         return method(x, other)
 

@@ -87,7 +87,10 @@ def layer_norm(
     def pullback(g: Array, needs: Sequence[bool]) -> list[Array | None]:
         needs = (*needs, False, False)[:4]
         gx, gw, gb = kernels.layer_norm_grad(g.reshape(-1, d), normal, scale, flat[0], (needs[0], *needs[2:]))
-        return [gx if gx is None else gx.reshape(x.shape), None,
-            *(p if p is None else p.reshape(shape) for p in (gw, gb))]
+        return [
+            gx if gx is None else gx.reshape(x.shape),
+            None,
+            *(p if p is None else p.reshape(shape) for p in (gw, gb)),
+        ]
 
     return y.reshape(x.shape), Joint(pullback)

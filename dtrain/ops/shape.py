@@ -124,8 +124,7 @@ def contiguous(x: Any) -> Any:
 def _is_basic(key: Any) -> bool:
     parts = key if isinstance(key, tuple) else (key,)
     return all(
-        p is None or p is Ellipsis or isinstance(p, (slice, int, np.integer)) and not isinstance(p, bool)
-        for p in parts
+        p is None or p is Ellipsis or isinstance(p, (slice, int, np.integer)) and not isinstance(p, bool) for p in parts
     )
 
 
@@ -219,8 +218,6 @@ def split(x: Any, split_size_or_sections: int | Sequence[int], dim: int = 0) -> 
         if sum(sizes) != n:
             raise ValueError(f"split: the sizes {sizes} add up to {sum(sizes)}, dim {dim} has {n} elements")
     return _split(x, tuple(int(e) for e in np.cumsum(sizes)[:-1]), dim)
-
-
 
 
 def chunk(x: Any, chunks: int, dim: int = 0) -> Any:

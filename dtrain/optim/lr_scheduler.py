@@ -172,8 +172,9 @@ class OneCycleLR(LRScheduler):
         end, low, high, momentum_rises = phase
         share = (self.last_epoch - start) / (end - start) if end != start else 1.0
         if self.cycle_momentum:
-            ends = (self.base_momentum, self.max_momentum) if momentum_rises else (self.max_momentum,
-                self.base_momentum)
+            ends = (
+                (self.base_momentum, self.max_momentum) if momentum_rises else (self.max_momentum, self.base_momentum)
+            )
             momentum = self.max_momentum if momentum_rises is None else self._between(*ends, share)
             for group in self.optimizer.param_groups:
                 if "betas" in group:

@@ -14,7 +14,7 @@ from dtrain.backend.random import key
 from dtrain.comm import Communicator, SingleCommunicator
 from dtrain.data.sampler import microbatch_block
 from dtrain.nn.flat import Flat, flatten
-from dtrain.nn.module import Module
+from dtrain.nn.module import IncompatibleKeys, Module
 from dtrain.parallel.buffers import Buffers
 from dtrain.parallel.reducer import Reducer
 from dtrain.parallel.replicas import check_replicas
@@ -84,7 +84,7 @@ class DistributedDataParallel(Module):
     # -- as a module -----------------------------------------------------------------------------
 
     @property
-    def training(self) -> bool:  # type: ignore[override]
+    def training(self) -> bool:
         """Whether the module is in training mode."""
         return self.module.training
 
@@ -100,7 +100,7 @@ class DistributedDataParallel(Module):
         """The module's state dict, under the module's own names."""
         return self.module.state_dict(prefix)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> tuple[list[str], list[str]]:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
         """Load the module's state; every rank must load the same."""
         return self.module.load_state_dict(state_dict, strict)
 
@@ -130,9 +130,9 @@ class DistributedDataParallel(Module):
             origin = getattr(a, "microbatch", None)
             if origin is not None and origin != expected:
                 raise RuntimeError(
-                    f"step {self._step}, rank {self.comm.rank}: the model expects microbatch {expected[0]} of {expected[1]}, "
-                    f"the loader gave microbatch {origin[0]} of {origin[1]}; give the loader the same comm and "
-                    "microbatches as the model, and finish every step's microbatches before another loop begins"
+                    f"step {self._step}, rank {self.comm.rank}: the model expects microbatch {expected[0]} of "
+                    f"{expected[1]}, the loader gave microbatch {origin[0]} of {origin[1]}; give the loader the same "
+                    "comm and microbatches as the model, and finish a step before another loop begins"
                 )
 
     def _mark(self, output: Any) -> Any:
@@ -150,7 +150,11 @@ class DistributedDataParallel(Module):
         self.synchronized = False
         trained = [p for _, p in self._parameters if p.requires_grad]
         current = [t for r in self._reducers for t in r.flat.tensors]
-        if len(trained) != len(current) or not all(r.flat.is_whole() for r in self._reducers) or {*map(id, trained)} != {*map(id, current)}:
+        if (
+            len(trained) != len(current)
+            or not all(r.flat.is_whole() for r in self._reducers)
+            or {*map(id, trained)} != {*map(id, current)}
+        ):
             self._build(flatten(trained))
         # Gradients that were not cleared are added to, as in PyTorch.
         kept = any(p.grad is not None for p in trained)
@@ -250,15 +254,13 @@ class DistributedDataParallel(Module):
         orders = self.comm.broadcast_object([reducer.order for reducer in self._reducers])
         if all(order == sorted(order) for order in orders):
             return
-        self._build(
-            [Flat([r.flat.tensors[i] for i in order]) for r, order in zip(self._reducers, orders, strict=True)]
-        )
+        self._build([Flat([r.flat.tensors[i] for i in order]) for r, order in zip(self._reducers, orders, strict=True)])
 
     def _check_complete(self) -> None:
         """Before an optimizer's step: are all microbatches of this rank in?"""
         if self._done or self._open:
             n = len(self.block)
             raise RuntimeError(
-                f"optimizer.step() in the middle of step {self._step}: rank {self.comm.rank} has finished {self._done} of its "
-                f"{n} microbatches, {n - self._done} are missing; call it only where model.synchronized is true"
+                f"optimizer.step() in the middle of step {self._step}: rank {self.comm.rank} has finished {self._done} "
+                f"of its {n} microbatches, {n - self._done} are missing; call it only where model.synchronized is true"
             )

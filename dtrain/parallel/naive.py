@@ -51,7 +51,13 @@ class NaiveDistributedDataParallel(Module):
 
     def _end_microbatch(self) -> None:
         parameters, buffers = list(self.module.parameters()), list(self.module.buffers())
-        self.done.append((self.weight, [None if p.grad is None else p.grad.array.copy() for p in parameters], [b.array.copy() for b in buffers]))
+        self.done.append(
+            (
+                self.weight,
+                [None if p.grad is None else p.grad.array.copy() for p in parameters],
+                [b.array.copy() for b in buffers],
+            )
+        )
         if self.microbatches > 1:
             for b, before in zip(buffers, self.before, strict=True):
                 b.array[...] = before
@@ -62,12 +68,16 @@ class NaiveDistributedDataParallel(Module):
         leaves = [leaf for rank in self.comm.all_gather_object(self.done) for leaf in rank]
         for i, p in enumerate(parameters):
             if any(gradients[i] is not None for _, gradients, _ in leaves):
-                p.grad = Tensor(self._mean(leaves, [np.zeros(p.shape, p.dtype) if g[i] is None else g[i] for _, g, _ in leaves]))
+                p.grad = Tensor(
+                    self._mean(leaves, [np.zeros(p.shape, p.dtype) if g[i] is None else g[i] for _, g, _ in leaves])
+                )
         if self.microbatches > 1:
             for i, b in enumerate(buffers):
                 made = [values[i] for _, _, values in leaves]
                 if b.is_floating_point():
-                    total = naive_sum([b.dtype.type(w) * (v if w else 0 * b.array) for (w, _, _), v in zip(leaves, made, strict=True)])
+                    total = naive_sum(
+                        [b.dtype.type(w) * (v if w else 0 * b.array) for (w, _, _), v in zip(leaves, made, strict=True)]
+                    )
                     b.array[...] = total / sum(w for w, _, _ in leaves)
                 else:
                     b.array[...] = made[0]

@@ -76,7 +76,9 @@ class Reducer:
         self.buckets = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
         self.ends = ends
         self.things = [0] * len(self.buckets)  # how many things each bucket waits for
-        self.place = [slice(self.offset + t._flat.slice.start, self.offset + t._flat.slice.stop) for t in self.flat.tensors]
+        self.place = [
+            slice(self.offset + t._flat.slice.start, self.offset + t._flat.slice.stop) for t in self.flat.tensors
+        ]
         self.used_place = slice(n - len(self.flat.tensors), n)
         for where in (*self.place, slice(0, len(self.header)), self.used_place):
             for b in self._buckets_of(where):

@@ -110,8 +110,10 @@ def test_joint_pullback_is_told_what_is_needed():
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [(lambda g, x: g * x, "argument 0, element .1,."),
-        (lambda g, x: 2 * g * x * (1 + 1e-4), "finite differences give")],
+    [
+        (lambda g, x: g * x, "argument 0, element .1,."),
+        (lambda g, x: 2 * g * x * (1 + 1e-4), "finite differences give"),
+    ],
 )
 def test_check_grads_finds_a_wrong_gradient(wrong, message):
     @op

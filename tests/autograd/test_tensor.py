@@ -248,7 +248,7 @@ def test_numpy_on_the_left():
         (np.array([3.0, 4.0], np.float32) * x, [3, 8]),
         (np.float32(2) - x, [1, 0]),
         (np.array([[1.0, 1.0]], np.float32) @ x, [3]),
-        (2 ** x, [2, 4]),
+        (2**x, [2, 4]),
     ):
         assert isinstance(result, Tensor)
         assert result.tolist() == values

@@ -244,9 +244,7 @@ def test_the_interpreter_exits_in_the_middle_of_an_epoch():
         "batches = iter(DataLoader(list(range(1000)), num_workers=2))\n"
         "print(next(batches).array.tolist())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[0]\n", "")
 
 

@@ -75,9 +75,7 @@ def start(
     )
 
 
-def run(
-    launcher: str, script: str, folder: Path, ranks: int = 3, more: Mapping[str, str] | None = None
-) -> Ended:
+def run(launcher: str, script: str, folder: Path, ranks: int = 3, more: Mapping[str, str] | None = None) -> Ended:
     """Start a job and wait for its end; a job that hangs fails the test after a minute."""
     began = time.monotonic()
     with start(launcher, script, folder, ranks, more) as process:

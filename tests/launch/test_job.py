@@ -51,9 +51,7 @@ def test_environment(environment: dict[str, str], world: tuple[int, int, int] | 
 def test_a_broken_environment_is_named() -> None:
     with pytest.raises(RuntimeError, match="PMI_SIZE=4 says .* PMI_RANK is 'x'; unset PMI_SIZE"):
         launched_world({"PMI_SIZE": "4", "PMI_RANK": "x"})
-    assert launched_world({"PMI_SIZE": "1"}) == World(
-        1, 0, 0, "PMI_SIZE", "mpirun of MPICH or Intel MPI"
-    )
+    assert launched_world({"PMI_SIZE": "1"}) == World(1, 0, 0, "PMI_SIZE", "mpirun of MPICH or Intel MPI")
 
 
 @pytest.fixture

@@ -45,9 +45,7 @@ class Machine:
         file.write_text(f"#!/bin/sh\necho '{says}'\n")
         file.chmod(file.stat().st_mode | stat.S_IXUSR)
 
-    def has(
-        self, mpirun: str | None = None, library: str | None = None, srun: bool = False
-    ) -> None:
+    def has(self, mpirun: str | None = None, library: str | None = None, srun: bool = False) -> None:
         if mpirun:
             self.program("mpirun", VERSIONS[mpirun][0])
         if library:  # the made-up Python answers the question which library mpi4py loads
@@ -95,9 +93,7 @@ def test_srun(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     assert "srun --mpi=pmi2 cannot connect ranks of Open MPI" in message
 
 
-def test_open_mpi_is_told_what_it_needs(
-    machine: Machine, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_open_mpi_is_told_what_it_needs(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     machine.has("Open MPI", "Open MPI")
     command = planned(capsys, "-n", "2", "train.py")
     assert "PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe" in command
@@ -105,9 +101,7 @@ def test_open_mpi_is_told_what_it_needs(
     assert settings("MPICH", {}) == {}
     assert "OMPI_MCA_pml" in settings("Open MPI", {})
     assert "OMPI_MCA_pml" not in settings("Open MPI", {"OMPI_MCA_btl": "tcp,self"})
-    assert "OMPI_MCA_mpi_yield_when_idle" not in settings(
-        "Open MPI", {"OMPI_MCA_mpi_yield_when_idle": "0"}
-    )
+    assert "OMPI_MCA_mpi_yield_when_idle" not in settings("Open MPI", {"OMPI_MCA_mpi_yield_when_idle": "0"})
     in_slurm = settings("Open MPI", {"SLURM_JOB_ID": "7"})
     assert not {"OMPI_MCA_pml", "PRTE_MCA_rmaps_default_mapping_policy"} & set(in_slurm)
 

@@ -29,9 +29,7 @@ class Loader:
 
 
 @pytest.mark.parametrize("seconds", [0.0, 10.0])
-def test_lines_in_a_log(
-    seconds: float, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lines_in_a_log(seconds: float, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", seconds)
     monkeypatch.setattr(progress, "_stderr_is_a_terminal", lambda: False)
     bar = Progress(Loader(), "epoch 0")
@@ -48,17 +46,13 @@ def test_lines_in_a_log(
     assert all("\r" not in line for line in lines)
 
 
-def test_a_bar_on_a_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_stderr_is_a_terminal", lambda: True)
     assert list(Progress(Loader())) == [0, 1, 2]
     assert "\r100%" in capsys.readouterr().err
 
 
-def test_resumed_dropped_and_stopped(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_dropped_and_stopped(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_stderr_is_a_terminal", lambda: False)
     resumed = Loader()
     resumed.samples_consumed = 4
@@ -72,9 +66,7 @@ def test_resumed_dropped_and_stopped(
     assert "4/10" in capsys.readouterr().err
 
 
-def test_other_iterables_and_other_ranks(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_iterables_and_other_ranks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_stderr_is_a_terminal", lambda: False)
     assert list(Progress(i for i in range(3))) == [0, 1, 2]
     assert "3 items" in capsys.readouterr().err

@@ -46,7 +46,10 @@ FAULTS = {
     "exception": ("raise KeyError('no such thing')", "KeyError: 'no such thing'"),
     "exit": ("sys.exit(3)", "left with exit code 3"),
     "bad label": ("F.cross_entropy(net(x), y + 3)", "IndexError: cross_entropy: target"),
-    "NaN": ("net[0].weight.data.fill_(float('nan'))", r"FloatingPointError: the loss is nan at step 50, microbatch 3.*rank 1"),
+    "NaN": (
+        "net[0].weight.data.fill_(float('nan'))",
+        r"FloatingPointError: the loss is nan at step 50, microbatch 3.*rank 1",
+    ),
 }
 
 
@@ -80,7 +83,10 @@ def test_reading_the_data_fails_on_one_rank(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "message"),
     [
-        ("if job.rank == 2: net[2].bias.data.fill_(0.5)", r"RuntimeError: the modules of rank 0 and rank 2 differ: .*2\.bias"),
+        (
+            "if job.rank == 2: net[2].bias.data.fill_(0.5)",
+            r"RuntimeError: the modules of rank 0 and rank 2 differ: .*2\.bias",
+        ),
         ("net = nn.Linear(8, 5 + job.rank)", r"RuntimeError: the modules of rank 0 and rank 1 differ: .*weight"),
         ("net.load_state_dict(nn.Linear(8, 5).state_dict())", r"missing: 0\.weight.*\n.*unexpected: weight"),
         ("net(dtrain.ones(2, 9))", r"ValueError: linear: input of shape \(2, 9\).*\(16, 8\)"),

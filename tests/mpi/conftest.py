@@ -94,9 +94,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("mpi") is None:
             item.own_markers[:] = [
-                mark
-                for mark in item.own_markers
-                if mark.kwargs.get("reason") != "need --with-mpi option to run"
+                mark for mark in item.own_markers if mark.kwargs.get("reason") != "need --with-mpi option to run"
             ]
 
 

@@ -13,15 +13,18 @@ from dtrain import nn
 CALLS: dict[str, Any] = {
     "index": lambda o: [type(o.Sequential(o.ReLU(), o.Tanh(), o.GELU())[i]).__name__ for i in (0, -1, 1)],
     "slice": lambda o: [n for n, _ in o.Sequential(o.Linear(1, 1), o.Tanh(), o.Linear(1, 2))[1:].named_parameters()],
-    "slice of a list": lambda o: (type(o.ModuleList([o.Tanh(), o.ReLU()])[:1]).__name__,
-        len(o.ModuleList([o.Tanh()])[:1])),
+    "slice of a list": lambda o: (
+        type(o.ModuleList([o.Tanh(), o.ReLU()])[:1]).__name__,
+        len(o.ModuleList([o.Tanh()])[:1]),
+    ),
     "length": lambda o: (len(o.Sequential()), len(o.ModuleList([o.ReLU()] * 3)), len(o.ModuleDict({"a": o.ReLU()}))),
     "iteration": lambda o: [type(m).__name__ for m in o.ModuleList([o.ReLU(), o.Tanh(), o.ReLU()])],
     "same module twice": lambda o: [n for n, _ in (lambda r: o.Sequential(r, r, o.Tanh()))(o.ReLU()).named_modules()],
     "append": lambda o: list(o.Sequential(o.ReLU()).append(o.Linear(1, 1)).state_dict()),
     "extend": lambda o: list(o.ModuleList().extend([o.Linear(1, 1), o.ReLU(), o.Linear(1, 1)]).state_dict()),
-    "names": lambda o: list(o.Sequential({"first": o.Linear(1, 1),
-        "second": o.ReLU()} if o is nn else _ordered(o)).state_dict()),
+    "names": lambda o: list(
+        o.Sequential({"first": o.Linear(1, 1), "second": o.ReLU()} if o is nn else _ordered(o)).state_dict()
+    ),
     "insert": lambda o: _inserted(o),
     "set": lambda o: _set(o),
     "delete": lambda o: _deleted(o),
@@ -70,8 +73,13 @@ def _dict(o: Any) -> Any:
     d["a"] = o.Linear(1, 1)
     d.update({"c": o.Tanh(), "b": o.GELU()})
     del d["c"]
-    return list(d), list(d.keys()), [type(m).__name__ for m in d.values()], [k for k,
-        _ in d.items()], type(d["b"]).__name__
+    return (
+        list(d),
+        list(d.keys()),
+        [type(m).__name__ for m in d.values()],
+        [k for k, _ in d.items()],
+        type(d["b"]).__name__,
+    )
 
 
 def _popped(o: Any) -> Any:

@@ -73,8 +73,10 @@ LAYERS: list[tuple[str, dict[str, Any], list[np.ndarray]]] = [
     ("BCEWithLogitsLoss", {"weight": WEIGHTS, "pos_weight": WEIGHTS[::-1].copy(), "reduction": "none"},
         [normal(4, 3), SHARES]),
 ]  # fmt: skip
-IDS = [f"{name}({','.join(f'{k}={v if not isinstance(v, np.ndarray) else chr(42)}' for k, v in kw.items())})" for name,
-    kw, _ in LAYERS]
+IDS = [
+    f"{name}({','.join(f'{k}={v if not isinstance(v, np.ndarray) else chr(42)}' for k, v in kw.items())})"
+    for name, kw, _ in LAYERS
+]
 
 
 def test_every_layer_is_in_the_table():
@@ -117,8 +119,10 @@ def test_layer_is_pytorchs(torch, name, options, inputs):
         if y.requires_grad:
             y.backward(Tensor(np.array(g)))
             z.backward(torch.from_numpy(np.array(g)))
-        pairs = [(x[0].grad, t[0].grad), *((p.grad, q.grad) for p,
-            q in zip(ours.parameters(), theirs.parameters(), strict=True))]
+        pairs = [
+            (x[0].grad, t[0].grad),
+            *((p.grad, q.grad) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True)),
+        ]
         for a, b in pairs:
             assert (a is None) == (b is None)
             if a is not None:
@@ -194,8 +198,9 @@ def test_a_whole_cnn_takes_an_empty_batch():
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is not None and not p.grad.array.any() for p in net.parameters())
-    assert math.isnan(nn.CrossEntropyLoss()(net(dtrain.zeros(0, 1, 12, 12)),
-        dtrain.zeros(0, dtype=dtrain.int64)).item())
+    assert math.isnan(
+        nn.CrossEntropyLoss()(net(dtrain.zeros(0, 1, 12, 12)), dtrain.zeros(0, dtype=dtrain.int64)).item()
+    )
 
 
 @pytest.mark.parametrize(

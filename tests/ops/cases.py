@@ -51,8 +51,9 @@ class Case:
         return getattr(namespace, self.name)(*inputs, **self.kwargs)
 
     def __str__(self) -> str:
-        shown = [x if isinstance(x, tuple) else getattr(x, "shape", None) or getattr(x, "array",
-            x) for x in self.inputs]
+        shown = [
+            x if isinstance(x, tuple) else getattr(x, "shape", None) or getattr(x, "array", x) for x in self.inputs
+        ]
         shown = [x.shape if isinstance(x, np.ndarray) else x for x in shown]
         options = "".join(f",{k}={v}" for k, v in self.kwargs.items())
         return f"{self.name}({','.join(map(str, shown))}{options})".replace(" ", "")
@@ -96,19 +97,39 @@ _ARITHMETIC = [
     *_cases("sub", *_BROADCAST, ((2, 3), 1.5), ((), 2)),
     *_cases("mul", *_BROADCAST, ((2, 3), 1.5), ((0,), 2)),
     *_cases(
-        "div", ((2, 3), _positive(2, 3)), ((2, 1), _positive(3)), ((3,), _positive(2, 3)), ((), _positive(2)),
-        ((0, 2), _positive(2)), ((3,), 2), ((3,), _positive()),
+        "div",
+        ((2, 3), _positive(2, 3)),
+        ((2, 1), _positive(3)),
+        ((3,), _positive(2, 3)),
+        ((), _positive(2)),
+        ((0, 2), _positive(2)),
+        ((3,), 2),
+        ((3,), _positive()),
     ),
     *_cases("div", ((2,),), call=lambda o, x: 2.0 / (x + 5)),
     *_cases("sub", ((2,),), call=lambda o, x: 3 - x),
     *_cases(
-        "pow", (_positive(2, 3), (2, 3)), (_positive(3), (2, 1)), ((2, 3), 2), ((2, 3), 3.0), (_positive(3), -0.5),
-        (2.0, (2, 3)), (3, (2,)), ((4,), 0), ((4,), 1), (_positive(2, 2), (2,)), ((0,), 2),
+        "pow",
+        (_positive(2, 3), (2, 3)),
+        (_positive(3), (2, 1)),
+        ((2, 3), 2),
+        ((2, 3), 3.0),
+        (_positive(3), -0.5),
+        (2.0, (2, 3)),
+        (3, (2,)),
+        ((4,), 0),
+        ((4,), 1),
+        (_positive(2, 2), (2,)),
+        ((0,), 2),
         (_positive(3), fixed([2.0, 0.0, -1.0])),
     ),
     *_cases(
-        "pow", (np.array([0.0, 0.0, 0.0, -2.0]), np.array([0.0, 2.0, 1.0, 3.0])), (np.array([0.0, -1.0]), 2),
-        (0.0, np.array([0.0, 1.0, 2.0])), (np.array([0.0, 1.0]), 0.0), smooth=False,
+        "pow",
+        (np.array([0.0, 0.0, 0.0, -2.0]), np.array([0.0, 2.0, 1.0, 3.0])),
+        (np.array([0.0, -1.0]), 2),
+        (0.0, np.array([0.0, 1.0, 2.0])),
+        (np.array([0.0, 1.0]), 0.0),
+        smooth=False,
     ),
     *_cases("neg", ((2, 3),), ((),), ((0, 2),)),
     *_cases("abs", ((2, 3),), (_transposed(2, 3),)),
@@ -128,13 +149,21 @@ _ARITHMETIC = [
     *_cases("minimum", ((2, 3), (2, 3)), ((2, 1, 3), (4, 1)), ((2,), ()), ((0, 3), (1, 3))),
     *_cases("maximum", (np.array([1.0, 2.0, 3.0]), np.array([1.0, 5.0, 3.0])), smooth=False),
     *_cases("minimum", (np.array([1.0, 2.0, 3.0]), np.array([1.0, 5.0, 3.0])), smooth=False),
-    *_cases("clamp", ([(3, 4)], {"min": -0.5}), ([(3, 4)], {"max": 0.5}), ([(3, 4)], {"min": -0.3, "max": 0.4}),
-        ([()], {"min": 0})),
+    *_cases(
+        "clamp",
+        ([(3, 4)], {"min": -0.5}),
+        ([(3, 4)], {"max": 0.5}),
+        ([(3, 4)], {"min": -0.3, "max": 0.4}),
+        ([()], {"min": 0}),
+    ),
     *_cases("clamp", ([np.array([-1.0, 0.0, 1.0, 2.0])], {"min": -1, "max": 1}), smooth=False),
     *_cases(
-        "where", (fixed([[True], [False]]), (2, 3), (3,)), (fixed(True), (2,), ()),
+        "where",
+        (fixed([[True], [False]]), (2, 3), (3,)),
+        (fixed(True), (2,), ()),
         (fixed([True, False, True]), (2, 3), 0.0),
-        (fixed(np.zeros((0, 2), bool)), (2,), (1,)), (fixed([True, False]), 1.5, (2,)),
+        (fixed(np.zeros((0, 2), bool)), (2,), (1,)),
+        (fixed([True, False]), 1.5, (2,)),
     ),
 ]
 
@@ -143,21 +172,26 @@ _COMPARED = [
     *[
         case
         for name in ("eq", "ne", "lt", "le", "gt", "ge")
-        for case in _cases(name, (_TIES, 2.0), (_TIES, 2), (_TIES, _TIES.T[:1, :1]),
-            (fixed([1, 2, 3]), fixed([3, 2, 1])), ((0,), 1))
+        for case in _cases(
+            name, (_TIES, 2.0), (_TIES, 2), (_TIES, _TIES.T[:1, :1]), (fixed([1, 2, 3]), fixed([3, 2, 1])), ((0,), 1)
+        )
     ],
     *[
         case
         for name in ("logical_and", "logical_or")
-        for case in _cases(name, (fixed([True, False, True]), fixed([[True], [False]])),
-            (fixed([1, 0, 2]), fixed([0, 0, 1])))
+        for case in _cases(
+            name, (fixed([True, False, True]), fixed([[True], [False]])), (fixed([1, 0, 2]), fixed([0, 0, 1]))
+        )
     ],
     *[
         case
         for name in ("bitwise_and", "bitwise_or", "bitwise_xor")
-        for case in _cases(name, (fixed([True, False, True]), fixed([[True], [False]])),
+        for case in _cases(
+            name,
+            (fixed([True, False, True]), fixed([[True], [False]])),
             (fixed([6, 3, 0]), fixed([3, -1, 5])),
-                           (fixed([6, 3]), 1))
+            (fixed([6, 3]), 1),
+        )
     ],
     *_cases("bitwise_not", (fixed([True, False]),), (fixed([5, -1]),)),
     *_cases("logical_not", (fixed([True, False]),), (np.array([0.0, 1.5]),)),
@@ -175,8 +209,14 @@ _ACTIVATIONS = [
         case
         for name in ("softmax", "log_softmax")
         for case in _cases(
-            name, ([(2, 3)], {"dim": 1}), ([(2, 3, 4)], {"dim": -2}), ([()], {"dim": 0}), ([(0, 3)], {"dim": 1}),
-            ([(3, 0)], {"dim": 0}), ([_transposed(3, 4)], {"dim": 0}), ([np.array([1e4, 0.0, -1e4])], {"dim": -1}),
+            name,
+            ([(2, 3)], {"dim": 1}),
+            ([(2, 3, 4)], {"dim": -2}),
+            ([()], {"dim": 0}),
+            ([(0, 3)], {"dim": 1}),
+            ([(3, 0)], {"dim": 0}),
+            ([_transposed(3, 4)], {"dim": 0}),
+            ([np.array([1e4, 0.0, -1e4])], {"dim": -1}),
             ([(1, 1)], {"dim": 1}),
         )
     ],
@@ -185,17 +225,34 @@ _ACTIVATIONS = [
 
 _PRODUCTS = [
     *_cases(
-        "linear", ((2, 3), (4, 3), (4,)), ((2, 3), (4, 3)), ((3,), (4, 3), (4,)), ((2, 5, 3), (4, 3), (4,)),
+        "linear",
+        ((2, 3), (4, 3), (4,)),
+        ((2, 3), (4, 3)),
+        ((3,), (4, 3), (4,)),
+        ((2, 5, 3), (4, 3), (4,)),
         ((0, 3), (4, 3), (4,)),
-        ((2, 0), (4, 0), (4,)), (_transposed(2, 3), _transposed(4, 3), (4,)), ((2, 2, 2, 3), (1, 3), (1,)),
+        ((2, 0), (4, 0), (4,)),
+        (_transposed(2, 3), _transposed(4, 3), (4,)),
+        ((2, 2, 2, 3), (1, 3), (1,)),
         ((1, 1), (1, 1), (1,)),
     ),
     *_cases(
-        "matmul", ((2, 3), (3, 4)), ((3,), (3,)), ((2, 3), (3,)), ((3,), (3, 4)), ((5, 2, 3), (3, 4)),
+        "matmul",
+        ((2, 3), (3, 4)),
+        ((3,), (3,)),
+        ((2, 3), (3,)),
+        ((3,), (3, 4)),
+        ((5, 2, 3), (3, 4)),
         ((2, 3), (5, 3, 4)),
-        ((2, 1, 3, 4), (5, 4, 2)), ((3,), (5, 3, 2)), ((5, 2, 3), (3,)), ((0, 3), (3, 2)), ((2, 0), (0, 3)),
+        ((2, 1, 3, 4), (5, 4, 2)),
+        ((3,), (5, 3, 2)),
+        ((5, 2, 3), (3,)),
+        ((0, 3), (3, 2)),
+        ((2, 0), (0, 3)),
         ((1, 2, 3), (4, 3, 2)),
-        ((0, 2, 3), (3, 2)), (_transposed(2, 3), _transposed(3, 4)), ((2, 1, 3), (2, 3, 1)),
+        ((0, 2, 3), (3, 2)),
+        (_transposed(2, 3), _transposed(3, 4)),
+        ((2, 1, 3), (2, 3, 1)),
     ),
 ]
 
@@ -251,8 +308,15 @@ _IMAGES = [
         ([(0, 2, 4, 4)], {"kernel_size": 2}),
     ),
     *_cases(
-        "adaptive_avg_pool2d", ((2, 2, 4, 6), [2, 3]), ((1, 2, 5, 7), [3, 4]), ((2, 5, 5), 1), ((2, 2, 3, 2), [5, 5]),
-        ((1, 2, 5, 4), [None, 2]), ((0, 2, 4, 4), 1), (_transposed(1, 2, 4, 5), 2), ((1, 1, 4, 4), [1, 1]),
+        "adaptive_avg_pool2d",
+        ((2, 2, 4, 6), [2, 3]),
+        ((1, 2, 5, 7), [3, 4]),
+        ((2, 5, 5), 1),
+        ((2, 2, 3, 2), [5, 5]),
+        ((1, 2, 5, 4), [None, 2]),
+        ((0, 2, 4, 4), 1),
+        (_transposed(1, 2, 4, 5), 2),
+        ((1, 1, 4, 4), [1, 1]),
     ),
 ]
 
@@ -348,17 +412,40 @@ _LOSSES = [
 ]  # fmt: skip
 
 _SHAPES = [
-    *_cases("reshape", ((2, 6), [3, 4]), ((2, 6), [-1, 3]), ((0, 3), [-1, 3]), ((), [1, 1]), ((2, 3), [-1]),
+    *_cases(
+        "reshape",
+        ((2, 6), [3, 4]),
+        ((2, 6), [-1, 3]),
+        ((0, 3), [-1, 3]),
+        ((), [1, 1]),
+        ((2, 3), [-1]),
         ((0, 3), [0, 5]),
-            (_transposed(2, 6), [3, 4]), ((1,), [])),
+        (_transposed(2, 6), [3, 4]),
+        ((1,), []),
+    ),
     *_cases("view", ((2, 6),), call=lambda o, x: x.view(3, -1)),
-    *_cases("flatten", ((2, 3, 4),), ([(2, 3, 4)], {"start_dim": 1}), ([(2, 3, 4)], {"start_dim": 0, "end_dim": -2}),
+    *_cases(
+        "flatten",
+        ((2, 3, 4),),
+        ([(2, 3, 4)], {"start_dim": 1}),
+        ([(2, 3, 4)], {"start_dim": 0, "end_dim": -2}),
         ((),),
-            ([(0, 3, 4)], {"start_dim": 1}), ([(2, 3)], {"start_dim": 1, "end_dim": 1}), (_transposed(2, 3),)),
+        ([(0, 3, 4)], {"start_dim": 1}),
+        ([(2, 3)], {"start_dim": 1, "end_dim": 1}),
+        (_transposed(2, 3),),
+    ),
     *_cases("permute", ((2, 3, 4), [2, 0, 1]), ((2, 3, 4), [-1, 0, 1]), ((), [])),
     *_cases("transpose", ((2, 3, 4), 0, -1), ((2, 3), -2, 1), ((0, 3), 0, 1)),
-    *_cases("squeeze", ((1, 2, 1, 3),), ((1, 2, 1), 0), ((1, 2, 1), 1), ((1, 2, 1), -1), ([(1, 2, 1)], {"dim": (0, 2)}),
-        ((),), ((1, 1),)),
+    *_cases(
+        "squeeze",
+        ((1, 2, 1, 3),),
+        ((1, 2, 1), 0),
+        ((1, 2, 1), 1),
+        ((1, 2, 1), -1),
+        ([(1, 2, 1)], {"dim": (0, 2)}),
+        ((),),
+        ((1, 1),),
+    ),
     *_cases("unsqueeze", ((2, 3), 0), ((2, 3), -1), ((2, 3), 1), ((), 0), ((0,), -2)),
     *_cases("broadcast_to", ((3,), [2, 3]), ((1, 3), [4, 3]), ((), [2]), ((2, 1), [0, 2, 3]), ((2, 3), [2, 3])),
     *_cases("expand", ((2, 1),), call=lambda o, x: x.expand(4, -1, 3)),
@@ -368,21 +455,32 @@ _SHAPES = [
     *_cases("index", ((3, 4),), call=lambda o, x: (x[-1, 2], x[:, 1:3], x[::2, None], x[..., -1], x[1:1], x[()])),
     *_cases("index", ((3, 4), fixed([2, 0, 2])), call=lambda o, x, k: (x[k], x[:, k], x[k, k], x[1, k])),
     *_cases("index", ((3, 4), fixed([True, False, True])), call=lambda o, x, k: (x[k], x[x > 0], x[k, 1])),
-    *_cases("index", ((3, 4), fixed([[0, 1], [1, 1]])), call=lambda o, x,
-        k: (x[k], x[:, k], x[[0, 2, 0]], x[[0, 1], [1, 1]])),
+    *_cases(
+        "index",
+        ((3, 4), fixed([[0, 1], [1, 1]])),
+        call=lambda o, x, k: (x[k], x[:, k], x[[0, 2, 0]], x[[0, 1], [1, 1]]),
+    ),
     *_cases("narrow", ((3, 4), 1, 1, 2), ((3, 4), -2, 0, 3), ((3,), 0, 2, 0)),
     *[
         case
         for name in ("cat", "concat")
         for case in _cases(
-            name, ([(2, 3), (1, 3)], {"dim": 0}), ([(2, 1), (2, 2), (2, 0)], {"dim": -1}), ([(2, 3)], {}),
+            name,
+            ([(2, 3), (1, 3)], {"dim": 0}),
+            ([(2, 1), (2, 2), (2, 0)], {"dim": -1}),
+            ([(2, 3)], {}),
             ([(0, 3), (2, 3)], {}),
             call=lambda o, *x, name=name, **kw: getattr(o, name)(x, **kw),
         )
     ],
-    *_cases("stack", ([(2, 3), (2, 3)], {"dim": 0}), ([(2, 3), (2, 3)], {"dim": -1}), ([(), ()], {}),
+    *_cases(
+        "stack",
+        ([(2, 3), (2, 3)], {"dim": 0}),
+        ([(2, 3), (2, 3)], {"dim": -1}),
+        ([(), ()], {}),
         ([(0, 2), (0, 2)], {"dim": 1}),
-            call=lambda o, *x, **kw: o.stack(x, **kw)),
+        call=lambda o, *x, **kw: o.stack(x, **kw),
+    ),
     *_cases("split", ((5, 3), 2), ((5, 3), [1, 0, 4]), ([(2, 6), 3], {"dim": -1}), ((0, 3), 2)),
     *_cases("chunk", ((5, 3), 2), ((5, 3), 4), ([(2, 6), 3], {"dim": 1}), ((2, 2), 5)),
     *_cases("unbind", ((2, 3),), ([(2, 3)], {"dim": -1}), ((3,),)),
@@ -394,23 +492,37 @@ _REDUCTIONS = [
         case
         for name in ("sum", "mean", "var", "std")
         for case in _cases(
-            name, ((2, 3),), ([(2, 3, 4)], {"dim": 1}), ([(2, 3, 4)], {"dim": (0, -1)}),
+            name,
+            ((2, 3),),
+            ([(2, 3, 4)], {"dim": 1}),
+            ([(2, 3, 4)], {"dim": (0, -1)}),
             ([(2, 3, 4)], {"dim": -1, "keepdim": True}),
-            ([(0, 3)], {"dim": 1}), ([(2, 3)], {"dim": (0, 1), "keepdim": True}), (_transposed(2, 3, 4),),
+            ([(0, 3)], {"dim": 1}),
+            ([(2, 3)], {"dim": (0, 1), "keepdim": True}),
+            (_transposed(2, 3, 4),),
         )
     ],
     *_cases("sum", ((),), ((0,),), ([(0, 3)], {"dim": 0}), ([()], {"dim": 0})),
     *_cases("mean", ((),), ((0,),), ([(0, 3)], {"dim": 0}), ([()], {"dim": -1})),
-    *_cases("var", ([(5,)], {"correction": 0}), ([(4, 3)], {"dim": 0, "correction": 2}),
-        ([(4, 3)], {"dim": 0, "unbiased": False})),
+    *_cases(
+        "var",
+        ([(5,)], {"correction": 0}),
+        ([(4, 3)], {"dim": 0, "correction": 2}),
+        ([(4, 3)], {"dim": 0, "unbiased": False}),
+    ),
     *_cases("std", ([(5,)], {"correction": 0}), ([(4, 3)], {"dim": 0, "unbiased": False, "keepdim": True})),
     *[
         case
         for name in ("amax", "amin")
         for case in _cases(
-            name, ((2, 3),), ([(2, 3, 4)], {"dim": 1}), ([(2, 3, 4)], {"dim": (0, -1)}),
+            name,
+            ((2, 3),),
+            ([(2, 3, 4)], {"dim": 1}),
+            ([(2, 3, 4)], {"dim": (0, -1)}),
             ([(2, 3)], {"dim": -1, "keepdim": True}),
-            ((),), ([(0, 3)], {"dim": 1}), (_transposed(2, 3),),
+            ((),),
+            ([(0, 3)], {"dim": 1}),
+            (_transposed(2, 3),),
         )
     ],
     *_cases("amax", (_TIES,), ([_TIES], {"dim": 1}), smooth=False),
@@ -419,9 +531,16 @@ _REDUCTIONS = [
         case
         for name in ("max", "min")
         for case in [
-            *_cases(name, ((2, 3),), ([(2, 3)], {"dim": 1}), ([(2, 3, 4)], {"dim": -2, "keepdim": True}),
-                ((2, 3), (3,)), ((),),
-                    ([(0, 3)], {"dim": 1}), ([()], {"dim": 0})),
+            *_cases(
+                name,
+                ((2, 3),),
+                ([(2, 3)], {"dim": 1}),
+                ([(2, 3, 4)], {"dim": -2, "keepdim": True}),
+                ((2, 3), (3,)),
+                ((),),
+                ([(0, 3)], {"dim": 1}),
+                ([()], {"dim": 0}),
+            ),
             *_cases(name, (_TIES,), smooth=False),
         ]
     ],
@@ -433,13 +552,22 @@ _REDUCTIONS = [
     *[
         case
         for name in ("all", "any")
-        for case in _cases(name, (fixed([[True, False], [True, True]]),),
+        for case in _cases(
+            name,
+            (fixed([[True, False], [True, True]]),),
             ([fixed([[True, False], [True, True]])], {"dim": 0}),
-                           ([fixed([[0, 2], [1, 1]])], {"dim": 1, "keepdim": True}), (np.zeros((0, 2)),))
+            ([fixed([[0, 2], [1, 1]])], {"dim": 1, "keepdim": True}),
+            (np.zeros((0, 2)),),
+        )
     ],
-    *_cases("logsumexp", ([(2, 3)], {"dim": 1}), ([(2, 3, 4)], {"dim": (0, 2)}),
+    *_cases(
+        "logsumexp",
+        ([(2, 3)], {"dim": 1}),
+        ([(2, 3, 4)], {"dim": (0, 2)}),
         ([(2, 3)], {"dim": -1, "keepdim": True}),
-            ([np.array([100.0, 100.0])], {"dim": 0}), ([()], {"dim": 0})),
+        ([np.array([100.0, 100.0])], {"dim": 0}),
+        ([()], {"dim": 0}),
+    ),
     *_cases("logsumexp", ([np.array([[-INF, 0.0], [-INF, 1.0]])], {"dim": 1}), smooth=False),
 ]
 

@@ -55,8 +55,11 @@ SHAPES_ONLY = {
     "empty_like": [lambda o: o.empty_like(o.zeros(2, dtype=o.int64))],
     "rand": [lambda o: o.rand(2, 3), lambda o: o.rand((2,), dtype=o.float64), lambda o: o.rand(())],
     "randn": [lambda o: o.randn(2, 3), lambda o: o.randn([2], dtype=o.float64)],
-    "randint": [lambda o: o.randint(5, (2, 3)), lambda o: o.randint(2, 5, (3,)),
-        lambda o: o.randint(0, 9, (2,), dtype=o.int32)],
+    "randint": [
+        lambda o: o.randint(5, (2, 3)),
+        lambda o: o.randint(2, 5, (3,)),
+        lambda o: o.randint(0, 9, (2,), dtype=o.int32),
+    ],
     "randperm": [lambda o: o.randperm(5)],
     "rand_like": [lambda o: o.rand_like(o.zeros(2, dtype=o.float64))],
     "randn_like": [lambda o: o.randn_like(o.zeros(2))],
@@ -116,8 +119,13 @@ def test_bad_arguments(call, error):
 def test_seed_fixes_all_draws():
     def draws() -> list[np.ndarray]:
         dtrain.manual_seed(5)
-        made = [dtrain.randn(3), dtrain.rand(3), dtrain.randint(100, (3,)), dtrain.randperm(20),
-            dtrain.nn.Linear(2, 3).weight]
+        made = [
+            dtrain.randn(3),
+            dtrain.rand(3),
+            dtrain.randint(100, (3,)),
+            dtrain.randperm(20),
+            dtrain.nn.Linear(2, 3).weight,
+        ]
         return [t.array for t in made]
 
     first = draws()

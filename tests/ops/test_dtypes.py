@@ -121,10 +121,15 @@ def test_gradient_crosses_dtypes():
 @pytest.mark.parametrize(
     "call",
     [
-        *OPERATORS, dtrain.maximum, dtrain.minimum, lambda x, y: dtrain.where(x > 0, x, y), lambda x,
-        y: dtrain.cat([x, y]),
-        lambda x, y: x.sum(dtype=F64) + y.sum(), lambda x, y: x.mean(dtype=F64) + y.sum(),
-        lambda x, y: x.softmax(0, dtype=F64) + y, lambda x, y: x.log_softmax(0, dtype=F64) + y,
+        *OPERATORS,
+        dtrain.maximum,
+        dtrain.minimum,
+        lambda x, y: dtrain.where(x > 0, x, y),
+        lambda x, y: dtrain.cat([x, y]),
+        lambda x, y: x.sum(dtype=F64) + y.sum(),
+        lambda x, y: x.mean(dtype=F64) + y.sum(),
+        lambda x, y: x.softmax(0, dtype=F64) + y,
+        lambda x, y: x.log_softmax(0, dtype=F64) + y,
     ],
 )
 def test_every_gradient_has_the_dtype_of_its_tensor(call):
