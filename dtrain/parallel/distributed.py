@@ -157,10 +157,10 @@ class DistributedDataParallel(Module):
         ):
             self._build(flatten(trained))
         # Gradients that were not cleared are added to, as in PyTorch.
-        kept = any(p.grad is not None for p in trained)
-        self._kept = [r.flat.grad.copy() if kept else r.flat.grad[:0] for r in self._reducers] if kept else None
-        if kept:
-            for r, copy in zip(self._reducers, self._kept or (), strict=True):
+        self._kept = None
+        if any(p.grad is not None for p in trained):
+            self._kept = [r.flat.grad.copy() for r in self._reducers]
+            for r, copy in zip(self._reducers, self._kept, strict=True):
                 for t in r.flat.tensors:
                     copy[t._flat.slice] = 0 if t.grad is None else t.grad.array.reshape(-1)
 
