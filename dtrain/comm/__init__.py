@@ -15,6 +15,7 @@ from dtrain.comm.mpi import MPICommunicator
 from dtrain.comm.request import Request
 from dtrain.comm.single import SingleCommunicator
 from dtrain.comm.threads import ThreadCommunicator, run_ranks
+from dtrain.comm.window import Window
 
 __all__ = [
     "Communicator",
@@ -22,6 +23,7 @@ __all__ = [
     "Request",
     "SingleCommunicator",
     "ThreadCommunicator",
+    "Window",
     "run_ranks",
     "shares",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtrain.comm.request import Helper, Request
+from dtrain.comm.window import Window
 
 __all__ = ["Array", "Communicator", "shares"]
 
@@ -157,6 +158,10 @@ class Communicator(ABC):
     @abstractmethod
     def leaders_group(self) -> Communicator | None:
         """The ranks whose local rank is 0, one per host; None on others. All ranks call this."""
+
+    def window(self, nbytes: int) -> Window | None:
+        """Memory of `nbytes` a rank that all ranks share, None where they cannot. All ranks call this."""
+        return None
 
     # Non-blocking forms
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.comm.communicator import Array, Communicator
+from dtrain.comm.window import Window, open_window
 
 __all__ = ["MPICommunicator"]
 
@@ -66,6 +67,9 @@ class MPICommunicator(Communicator):
 
         leaders = self._comm.Split(0 if self.local_rank == 0 else MPI.UNDEFINED, self.rank)
         return None if leaders == MPI.COMM_NULL else MPICommunicator(leaders)
+
+    def window(self, nbytes: int) -> Window | None:
+        return open_window(self, nbytes) if self.size == self.local_size > 1 else None
 
     def _twin(self) -> Communicator:
         return _Twin(self)

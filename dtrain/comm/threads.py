@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dtrain.comm.communicator import Array, Communicator
+from dtrain.comm.window import Window
 
 __all__ = ["ThreadCommunicator", "run_ranks"]
 
@@ -92,6 +93,10 @@ class ThreadCommunicator(Communicator):
             hosts = [self._hosts[r] for r in ranks]
             meeting, twin = values[ranks[0]]
             return ThreadCommunicator(ranks.index(self.rank), meeting, twin, hosts)
+
+    def window(self, nbytes: int) -> Window | None:
+        with self._show(np.zeros(nbytes, np.uint8)) as parts:
+            return Window(parts, self._meeting.barrier.wait)
 
     def _twin(self) -> Communicator:
         return ThreadCommunicator(self.rank, self._twin_meeting, self._twin_meeting, self._hosts)

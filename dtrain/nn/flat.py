@@ -57,16 +57,13 @@ class Flat:
                 t.grad = piece.grad
             t.array, t._flat = data, piece
 
-    def reserve(self, before: int, after: int) -> Array:
-        """Move the gradients into a larger array with room before and after them; return that array."""
-        n = len(self.grad)
-        room = xp_of(self.grad).zeros(before + n + after, self.grad.dtype)
-        room[before : before + n] = self.grad
-        self.grad = room[before : before + n]
+    def move_gradients(self, room: Array, start: int) -> None:
+        """Let the gradients lie in `room`, 1-D, from element `start` on."""
+        room[start : start + len(self.grad)] = self.grad
+        self.grad = room[start : start + len(self.grad)]
         for t in self.tensors:
             piece = t._flat
             piece.grad.array = self.grad[piece.slice].reshape(t.array.shape)
-        return room
 
     def is_whole(self) -> bool:
         """Whether all tensors still live here: none was moved, converted or flattened elsewhere."""

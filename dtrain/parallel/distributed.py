@@ -43,7 +43,8 @@ class DistributedDataParallel(Module):
     named once on standard error. `state_dict()` has the module's own keys.
 
     comm: the job's communicator (None: one process). overlap: whether buckets travel on a helper thread
-    while backward goes on (default: where there are several hosts); the bits are the same.
+    while backward goes on (default: where there are several hosts; within one, memory is shared and there is
+    nothing to hide); the bits are the same.
 
     Raises ValueError for more ranks than microbatches and RuntimeError where the ranks' modules differ,
     naming the first rank and parameter; both on every rank. FloatingPointError for a loss that is NaN or

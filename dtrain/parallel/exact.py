@@ -14,10 +14,10 @@ from dtrain.backend import Array
 from dtrain.comm import Communicator, shares
 from dtrain.parallel.tree import Node, finish
 
-__all__ = ["exact_allreduce"]
+__all__ = ["CHUNK", "exact_allreduce"]
 
 # Elements finished at a time: as many sums as there are ranks stay in the cache.
-_CHUNK = 1 << 15
+CHUNK = 1 << 15
 
 
 def exact_allreduce(
@@ -47,8 +47,8 @@ def exact_allreduce(
     nodes = [node for nodes in held for node in nodes]
     factor = scale()
     mine = out[lo:hi]
-    for start in range(0, hi - lo, _CHUNK):
-        part = slice(start, start + _CHUNK)
+    for start in range(0, hi - lo, CHUNK):
+        part = slice(start, start + CHUNK)
         total = mine[part]
         finish({node: row[part] for node, row in zip(nodes, rows, strict=True)}, microbatches, total)
         if factor is not None:

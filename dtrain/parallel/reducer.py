@@ -8,7 +8,9 @@ A `Reducer` looks after the parameters of one dtype and device. They lie in one 
 The header holds what the step needs beside gradients (samples, loss, buffers) and leaves with the
 first bucket; `used` counts for each parameter how many microbatches used it and leaves with the
 last. Slot 0 of the rank's subtree sums (tree.py) is this memory itself, so a rank of which all
-microbatches form one subtree sends its gradients from where backward has put them.
+microbatches form one subtree sends its gradients from where backward has put them. Within one host
+nothing is sent: the slots of all ranks lie in shared memory, and each rank finishes the tree on its
+share of the message where it lies.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ import numpy as np
 
 from dtrain.autograd import Tensor
 from dtrain.backend import Array, xp_of
-from dtrain.comm import Communicator
+from dtrain.comm import Communicator, Window, shares
 from dtrain.data.sampler import microbatch_block
 from dtrain.nn.flat import Flat
-from dtrain.parallel.exact import exact_allreduce
-from dtrain.parallel.tree import Block
+from dtrain.parallel.exact import CHUNK, exact_allreduce
+from dtrain.parallel.tree import Block, finish
 
 __all__ = ["Reducer"]
 
@@ -50,18 +52,29 @@ class Reducer:
                 "use float32 or float64 parameters: model.to(dtrain.float32)"
             )
         self.comm, self.flat, self.microbatches, self.overlap = comm, flat, microbatches, overlap
-        step = 64 // flat.data.dtype.itemsize
-        self.offset = -(-header // step) * step
-        self.message = flat.reserve(self.offset, len(flat.tensors))
+        blocks = [Block(microbatch_block(r, comm.size, microbatches)) for r in range(comm.size)]
+        self.block, self.held = blocks[comm.rank], [block.nodes for block in blocks]
+        line = 64 // flat.data.dtype.itemsize
+        self.offset = -(-header // line) * line
+        n = self.offset + len(flat.grad) + len(flat.tensors)
+        slots = max(block.slots for block in blocks)
+        # Between hosts buckets travel while backward goes on; within one, sums are made in place at its end.
+        self.window = None if overlap else comm.window((slots * n + slots) * flat.data.dtype.itemsize)
+        if self.window is None:
+            self.slots = list(xp_of(flat.data).zeros((self.block.slots, n), flat.data.dtype))
+        else:
+            parts = [part.view(flat.data.dtype) for part in self.window.parts]
+            # Of each rank: its slots, and beside them what their headers say of the number of samples.
+            self.theirs = [list(part[: slots * n].reshape(slots, n)) for part in parts]
+            self.samples = [part[slots * n :] for part in parts]
+            self.slots = self.theirs[comm.rank]
+        self.message = self.slots[0]
+        flat.move_gradients(self.message, self.offset)
         self.header = self.message[:header]
         self.used = self.message[len(self.message) - len(flat.tensors) :]
         self.arrived = [True] * len(flat.tensors)  # until a microbatch begins
         self.order: list[int] = []  # in which the gradients of the microbatch arrived
         self.index = {id(t): i for i, t in enumerate(flat.tensors)}
-        self.block = Block(microbatch_block(comm.rank, comm.size, microbatches))
-        self.held = [Block(microbatch_block(r, comm.size, microbatches)).nodes for r in range(comm.size)]
-        xp = xp_of(self.message)
-        self.slots = [self.message] + [xp.zeros_like(self.message) for _ in range(self.block.slots - 1)]
         self._cut_buckets()
         self.last = len(self.block.plan) - 1
         self.requests: list[Any] = []
@@ -125,7 +138,9 @@ class Reducer:
                 self.order.append(i)
                 self._add(self.place[i], 0)
         self._add(self.used_place, used)
-        if self.k == self.last:
+        if self.k == self.last and self.window is not None:
+            self._exchange_in(self.window)
+        elif self.k == self.last:
             while self.sent < len(self.buckets):
                 self._send()
 
@@ -169,6 +184,30 @@ class Reducer:
             total = float(self.header[0])
             self.factor = 1 / total if total else 0.0
             self.message[self.offset : where.stop] *= self.message.dtype.type(self.factor)
+
+    def _exchange_in(self, window: Window) -> None:
+        """Finish the tree on this rank's share of the message, reading and writing that of all ranks in place."""
+        for i in range(len(self.block.nodes)):
+            self.samples[self.comm.rank][i] = self.slots[i][0]
+        window.meet()
+        held = [(r, i, node) for r, nodes in enumerate(self.held) for i, node in enumerate(nodes)]
+        factor = None
+        if self.microbatches > 1:
+            # Read here: the headers themselves are being summed by the rank whose share they are.
+            total = np.empty(1, self.message.dtype)
+            finish({node: self.samples[r][i : i + 1].copy() for r, i, node in held}, self.microbatches, total)
+            factor = self.message.dtype.type(1 / float(total[0]) if total[0] else 0.0)
+        cuts = shares(len(self.message), self.comm.size)
+        lo, hi = cuts[self.comm.rank], cuts[self.comm.rank + 1]
+        for start in range(lo, hi, CHUNK):
+            part = slice(start, min(start + CHUNK, hi))
+            finish({node: self.theirs[r][i][part] for r, i, node in held}, self.microbatches, self.message[part])
+            if factor is not None:
+                self.message[max(start, self.offset) : part.stop] *= factor
+            for other in self.theirs:
+                if other is not self.slots:
+                    other[0][part] = self.message[part]
+        window.meet()
 
     def wait(self) -> None:
         """Returns when all sums are there; raises what went wrong on the helper thread."""
