@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from dtrain.autograd.graph import Node, backward
 from dtrain.autograd.mode import mode
 from dtrain.backend import Array, device_of, to_device, to_numpy, xp_of
 
-__all__ = ["Tensor", "device"]
+__all__ = ["Sink", "Tensor", "device"]
 
 
 class device(str):  # noqa: N801  (PyTorch's name)
@@ -27,6 +27,18 @@ class device(str):  # noqa: N801  (PyTorch's name)
     @property
     def index(self) -> int | None:  # type: ignore[override]
         return int(self.split(":")[1]) if ":" in self else None
+
+
+class Sink(Protocol):
+    """Takes the gradients of tensors in the place of their `.grad`."""
+
+    owner: object  # tensors of different owners are not put into one flat buffer
+
+    def add(self, tensor: Tensor, g: Array) -> None:
+        """Take a gradient."""
+
+    def check(self) -> None:
+        """Raise RuntimeError unless `.grad` is ready for an optimizer."""
 
 
 class Tensor:
@@ -51,7 +63,7 @@ class Tensor:
         self.grad: Tensor | None = None
         self._node = node  # what computed it; for a leaf, its own node once it is used
         # Where the gradient goes instead of `.grad`: DistributedDataParallel's reducer.
-        self._sink: Callable[[Tensor, Array], None] | None = None
+        self._sink: Sink | None = None
         # The piece of a flat buffer that this tensor is: see dtrain/nn/flat.py.
         self._flat: Any = None
         # A DataLoader sets `microbatch`, (number, of how many), on what it yields; others leave the slot empty.
@@ -83,7 +95,7 @@ class Tensor:
     def receive(self, g: Array) -> None:
         """Take the gradient of a walk that has reached this leaf: add it to `.grad`."""
         if self._sink is not None:
-            self._sink(self, g)
+            self._sink.add(self, g)
         elif self.grad is not None:
             self.grad.array += g
         elif self._flat is not None:

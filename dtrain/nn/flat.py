@@ -8,7 +8,7 @@ without packing. Every tensor starts on a 64-byte boundary of the flat arrays; t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dtrain.autograd import Tensor
@@ -31,8 +31,7 @@ class Piece:
 class Flat:
     """Tensors of one dtype and device, in one array of values and one of gradients.
 
-    tensors: in the order of memory. data, grad: (n,). `check` is called by an optimizer before it
-    uses the gradients: DistributedDataParallel raises there if a step is not complete.
+    tensors: in the order of memory. data, grad: (n,).
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -44,7 +43,6 @@ class Flat:
             n += -(-t.array.size // step) * step
         xp = xp_of(first)
         self.tensors = list(tensors)
-        self.check: Callable[[], None] | None = None
         self.data: Array = xp.zeros(n, first.dtype)
         self.grad: Array = xp.zeros(n, first.dtype)
         for t, start in zip(tensors, starts, strict=True):
@@ -71,14 +69,15 @@ class Flat:
 
 
 def flatten(tensors: Iterable[Tensor]) -> list[Flat]:
-    """The Flats that hold exactly these tensors, one for each dtype and device.
+    """The Flats that hold exactly these tensors, one for each dtype, device and owner, trained ones apart.
 
     Those that exist already are kept; otherwise the tensors move to new ones, in the order in which
     they lay in flat memory before, or else in reverse: gradients of the last layers arrive first.
     """
     groups: dict[Any, list[Tensor]] = {}
     for t in tensors:
-        groups.setdefault((t.dtype, device_of(t.array)), []).append(t)
+        owner = None if t._sink is None else id(t._sink.owner)
+        groups.setdefault((t.dtype, device_of(t.array), t.requires_grad, owner), []).append(t)
     flats = []
     for group in groups.values():
         piece = group[0]._flat

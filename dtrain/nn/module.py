@@ -33,6 +33,15 @@ class Module:
 
     training = True
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        lost = isinstance(value, Tensor) and not isinstance(value, Parameter)
+        if lost and isinstance(self.__dict__.get(name), Parameter):
+            raise TypeError(
+                f"{type(self).__name__}.{name} is a parameter and would be lost; "
+                "assign an nn.Parameter, or write into it under dtrain.no_grad()"
+            )
+        object.__setattr__(self, name, value)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         output = self.forward(*args, **kwargs)
         if mode.enabled:
@@ -134,11 +143,14 @@ class Module:
 
     def _own_tensors(self) -> Iterator[tuple[str, Tensor, bool]]:
         """(name, tensor, saved) of this module's own parameters, then of its own buffers."""
-        buffers = self.__dict__.get("_buffer_names", {})
         for name, value in self.__dict__.items():
             if isinstance(value, Parameter):
                 yield name, value, True
-        for name, saved in buffers.items():
+        yield from self._own_buffers()
+
+    def _own_buffers(self) -> Iterator[tuple[str, Tensor, bool]]:
+        """(name, tensor, saved) of this module's own buffers."""
+        for name, saved in self.__dict__.get("_buffer_names", {}).items():
             value = self.__dict__.get(name)
             if value is not None:
                 yield name, value, saved

@@ -22,6 +22,7 @@ class LRScheduler:
             group.setdefault("initial_lr", group["lr"])
         self.base_lrs: list[float] = [group["initial_lr"] for group in optimizer.param_groups]
         self.last_epoch = last_epoch
+        self._last_lr: list[float] = [group["lr"] for group in optimizer.param_groups]
         self.step()
 
     def get_lr(self) -> list[float]:
@@ -30,6 +31,10 @@ class LRScheduler:
 
     def step(self) -> None:
         """Go one step on and set the groups' learning rates."""
+        groups = self.optimizer.param_groups
+        for i, (group, last) in enumerate(zip(groups, self._last_lr, strict=True)):
+            if last and group["lr"] != last:  # somebody else has set it: go on from there
+                self.base_lrs[i] *= group["lr"] / last
         self.last_epoch += 1
         self._last_lr = self.get_lr()
         for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):

@@ -75,9 +75,6 @@ class Optimizer:
             if id(p) in seen:
                 raise ValueError(f"a parameter of shape {p.shape} is given twice")
             seen.add(id(p))
-        unknown = set(group) - set(self.defaults) - {"params"}
-        if unknown:
-            raise ValueError(f"{type(self).__name__} has no option {sorted(unknown)}; it has {sorted(self.defaults)}")
         self.param_groups.append({**self.defaults, **group, "params": params})
         self._flat_states.append([])
 
@@ -99,18 +96,17 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        distributed = False
+        sinks = {id(p._sink): p._sink for group in self.param_groups for p in group["params"] if p._sink is not None}
+        for sink in sinks.values():
+            sink.check()
         for group, states in zip(self.param_groups, self._states(), strict=True):
             options = {name: group[name] for name in self.defaults}
             for state in states:
-                if state.flat.check is not None:
-                    state.flat.check()
-                    distributed = True
                 if state.in_step and state.has_all_gradients():
                     self._update_flat(state, options)
                 else:
                     self._update_each(state, options)
-        if not distributed:  # DistributedDataParallel counts steps itself
+        if not sinks:  # DistributedDataParallel counts steps itself
             key.move_to(key.step + 1, 0)
         return loss
 
@@ -141,7 +137,8 @@ class Optimizer:
         for i, group in enumerate(self.param_groups):
             states = self._flat_states[i]
             held = sum(len(s.pieces) for s in states)
-            if held != len(group["params"]) or not all(s.is_current() for s in states):
+            names = self.buffers(group)
+            if held != len(group["params"]) or not all(s.is_current() and tuple(s.arrays) == names for s in states):
                 self._flat_states[i] = self._rebuild(group, states)
         return self._flat_states
 
@@ -152,8 +149,8 @@ class Optimizer:
             for i, (t, piece) in enumerate(state.pieces):
                 steps, arrays = before.get(id(t), (0, {}))
                 state.steps[i] = steps
-                for name, values in arrays.items():
-                    state.arrays[name][piece.slice] = values
+                for name in arrays.keys() & state.arrays.keys():
+                    state.arrays[name][piece.slice] = arrays[name]
             state.in_step = len(set(state.steps)) == 1
         return made
 

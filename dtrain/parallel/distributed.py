@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dtrain.autograd import Tensor, backward_root, is_grad_enabled, on_backward_end
-from dtrain.autograd.op import record
-from dtrain.backend import Array, xp_of
+from dtrain.backend import Array
 from dtrain.backend.random import key
 from dtrain.comm import Communicator, SingleCommunicator
 from dtrain.data.sampler import microbatch_block
@@ -73,13 +72,16 @@ class DistributedDataParallel(Module):
         self.synchronized = False  #: whether the last backward completed a step
         self._step = 0
         self._done = 0  # microbatches of this step that this rank has finished
-        self._weight: float | None = None
+        self._called = False  # the model was called, and backward is to come
+        self._open = False  # backward is under way
         self._samples = 0
-        self._open = False  # a microbatch has begun its backward
+        self._weight: float | None = None
+        self._origin: tuple[int, int] | None = None
         self._named: set[str] = set()
         self._parameters = list(module.named_parameters())
         self._reducers: list[Reducer] = []
         self._kept: list[Array] | None = None
+        self._had: set[int] = set()
         key.move_to(0, self.block.start)
 
     # -- as a module -----------------------------------------------------------------------------
@@ -114,56 +116,41 @@ class DistributedDataParallel(Module):
     # -- a microbatch ----------------------------------------------------------------------------
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's output. With gradients on it is recorded as part of the present microbatch."""
+        """The module's output. With gradients on, the backward pass to come is that of the present microbatch."""
         if not is_grad_enabled():
-            return self.module(*args, **kwargs)
-        self._check_origin(args)
-        if self._done == 0 and not self._open:
+            return self._without_gradients(*args, **kwargs)
+        if self._done == 0 and not self._called:
             self._begin_step()
-        first = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
-        self._samples = 1 if first is None or not first.ndim else first.shape[0]
-        return self._mark(self.module(*args, **kwargs))
+        self._called = True
+        key.move_to(self._step, self.block.start + self._done)
+        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        self._samples = tensors[0].shape[0] if tensors and tensors[0].ndim else 1
+        # A batch of a DataLoader knows which microbatch it is.
+        self._origin = next((a.microbatch for a in tensors if hasattr(a, "microbatch")), None)
+        return self.module(*args, **kwargs)
 
-    def _check_origin(self, args: tuple[Any, ...]) -> None:
-        """A batch of a DataLoader knows which microbatch it is: refuse one that is not next."""
-        expected = (self.block.start + self._done, self.microbatches)
-        for a in args:
-            origin = getattr(a, "microbatch", None)
-            if origin is not None and origin != expected:
-                raise RuntimeError(
-                    f"step {self._step}, rank {self.comm.rank}: the model expects microbatch {expected[0]} of "
-                    f"{expected[1]}, the loader gave microbatch {origin[0]} of {origin[1]}; give the loader the same "
-                    "comm and microbatches as the model, and finish a step before another loop begins"
-                )
-
-    def _mark(self, output: Any) -> Any:
-        """The output with this wrapper at the place where gradients enter the module."""
-        if isinstance(output, Tensor):
-            return record("distributed", output.array, self._enter, (output,)) if output.requires_grad else output
-        if isinstance(output, (tuple, list)):
-            return type(output)(map(self._mark, output))
-        if isinstance(output, dict):
-            return {name: self._mark(value) for name, value in output.items()}
+    def _without_gradients(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluation. Running statistics stay as they are: this rank alone sees this batch."""
+        buffers = Buffers(self.module, self.microbatches) if self.module.training else None
+        output = self.module(*args, **kwargs)
+        if buffers is not None:
+            buffers.restore()
         return output
 
     def _begin_step(self) -> None:
         """Before the first microbatch of a step: flat gradients as the parameters are now."""
         self.synchronized = False
         trained = [p for _, p in self._parameters if p.requires_grad]
-        current = [t for r in self._reducers for t in r.flat.tensors]
-        if (
-            len(trained) != len(current)
-            or not all(r.flat.is_whole() for r in self._reducers)
-            or {*map(id, trained)} != {*map(id, current)}
+        flats = {id(p._flat.flat): p._flat.flat for p in trained if p._flat is not None}
+        mine = {id(p) for _, p in self._parameters}
+        # An optimizer may have put them into Flats of its own, one for each of its groups.
+        if not all(p._flat is not None for p in trained) or not all(
+            flat.is_whole() and all(id(t) in mine for t in flat.tensors) for flat in flats.values()
         ):
-            self._build(flatten(trained))
-        # Gradients that were not cleared are added to, as in PyTorch.
-        self._kept = None
-        if any(p.grad is not None for p in trained):
-            self._kept = [r.flat.grad.copy() for r in self._reducers]
-            for r, copy in zip(self._reducers, self._kept, strict=True):
-                for t in r.flat.tensors:
-                    copy[t._flat.slice] = 0 if t.grad is None else t.grad.array.reshape(-1)
+            flats = {id(flat): flat for flat in flatten(trained)}
+        if list(flats) != [id(r.flat) for r in self._reducers]:
+            self._build(list(flats.values()))
+        self._buffers.remember()
 
     def _build(self, flats: list[Flat]) -> None:
         for _, p in self._parameters:
@@ -172,46 +159,62 @@ class DistributedDataParallel(Module):
         self._reducers = []
         for i, flat in enumerate(flats):
             header = self._buffers.size if i == 0 else 1
-            reducer = Reducer(self.comm, flat, self.microbatches, header, self.overlap)
-            flat.check = self._check_complete
+            reducer = Reducer(self, self.comm, flat, self.microbatches, header, self.overlap)
             for t in flat.tensors:
-                t._sink = reducer.add
+                t._sink = reducer
             self._reducers.append(reducer)
 
-    def _enter(self, g: Array) -> Array:
-        """A gradient enters the module: with the first one, the microbatch's backward begins."""
-        if not self._open:
-            self._open_microbatch()
-        if self.microbatches == 1:
-            return g
-        return g * g.dtype.type(self._counts) if self._counts else xp_of(g).zeros_like(g)
-
-    def _open_microbatch(self) -> None:
-        if self._done == 0 and self.synchronized:
-            raise RuntimeError("backward() went through an output of the step before; call the model again first")
+    def open_microbatch(self) -> None:
+        """A gradient arrives: with the first one, the microbatch's backward begins."""
+        if self._open:
+            return
         microbatch = self.block.start + self._done
-        self._counts = float(self._samples if self._weight is None else self._weight)
+        here = f"step {self._step}, microbatch {microbatch} of {self.microbatches}, rank {self.comm.rank}"
+        if not self._called:
+            raise RuntimeError(
+                f"{here}: a parameter gets a gradient, but the model was not called in this microbatch; call the "
+                "wrapped model, and backward() once for each microbatch, on the sum of its losses"
+            )
+        if self._origin not in (None, (microbatch, self.microbatches)):
+            raise RuntimeError(
+                f"{here}: the loader gave microbatch {self._origin[0]} of {self._origin[1]}; give the loader the same "
+                "comm and microbatches as the model, call backward() once for each of its batches (on the sum of "
+                "the losses), and finish a step before another loop begins"
+            )
+        weight = float(self._samples if self._weight is None else self._weight)
         self._weight = None
         root = backward_root()
         loss = root.item() if root is not None and root.numel() == 1 else None
-        if self._counts and loss is not None and not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} at step {self._step}, microbatch {microbatch} of {self.microbatches}, "
-                f"rank {self.comm.rank} on {self.comm.host}"
-            )
+        if weight and loss is not None and not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at {here} on {self.comm.host}")
         self._open = True
         on_backward_end(self._close_microbatch)
+        if self._done == 0:
+            self._keep_gradients()
         for reducer in self._reducers:
-            reducer.begin(self._done)
-        header = self._buffers.take(microbatch, self._counts, math.nan if loss is None else loss)
+            reducer.begin(self._done, weight)
+        header = self._buffers.take(microbatch, weight, math.nan if loss is None else loss)
         self._reducers[0].add_header(header)
         for reducer in self._reducers[1:]:
             reducer.add_header(header[:1])
 
+    def _keep_gradients(self) -> None:
+        """Gradients that were not cleared are added to, as in PyTorch; their memory is about to be written."""
+        self._kept = None
+        if any(t.grad is not None for r in self._reducers for t in r.flat.tensors):
+            self._kept = [r.flat.grad.copy() for r in self._reducers]
+            for r, copy in zip(self._reducers, self._kept, strict=True):
+                for t in r.flat.tensors:
+                    copy[t._flat.slice] = 0 if t.grad is None else t.grad.array.reshape(-1)
+        self._had = {id(t) for r in self._reducers for t in r.flat.tensors if t.grad is not None}
+        for r in self._reducers:
+            for t in r.flat.tensors:
+                t.grad = None
+
     def _close_microbatch(self) -> None:
         for reducer in self._reducers:
             reducer.end()
-        self._open = False
+        self._open = self._called = False
         self._done += 1
         if self._done < len(self.block):
             key.move_to(self._step, self.block.start + self._done)
@@ -227,9 +230,9 @@ class DistributedDataParallel(Module):
             if self._kept is not None:
                 reducer.flat.grad += self._kept[i]
             for t, used in zip(reducer.flat.tensors, reducer.used.tolist(), strict=True):
-                if used or t.grad is not None:
+                if used or id(t) in self._had:
                     t.grad = t._flat.grad
-                else:
+                elif t.requires_grad:
                     unused.add(id(t))
         self._kept = None
         if unused:
@@ -257,7 +260,7 @@ class DistributedDataParallel(Module):
             return
         self._build([Flat([r.flat.tensors[i] for i in order]) for r, order in zip(self._reducers, orders, strict=True)])
 
-    def _check_complete(self) -> None:
+    def check_complete(self) -> None:
         """Before an optimizer's step: are all microbatches of this rank in?"""
         if self._done or self._open:
             n = len(self.block)

@@ -39,25 +39,18 @@ class NaiveDistributedDataParallel(Module):
         key.move_to(self.step, self.block.start + len(self.done))
         self.before = [b.array.copy() for b in self.module.buffers()]
         self.weight = float(len(x))
-
-        def pullback(g: Any) -> Any:
-            on_backward_end(self._end_microbatch)
-            if self.microbatches == 1:
-                return g
-            return g * g.dtype.type(self.weight) if self.weight else np.zeros_like(g)
-
         output = self.module(x)
-        return record("distributed", output.array, pullback, (output,))
+        return record("naive", output.array, self._enter, (output,))
+
+    def _enter(self, g: Any) -> Any:
+        """The backward pass of a microbatch begins."""
+        on_backward_end(self._end_microbatch)
+        return g
 
     def _end_microbatch(self) -> None:
         parameters, buffers = list(self.module.parameters()), list(self.module.buffers())
-        self.done.append(
-            (
-                self.weight,
-                [None if p.grad is None else p.grad.array.copy() for p in parameters],
-                [b.array.copy() for b in buffers],
-            )
-        )
+        gradients = [None if p.grad is None else p.grad.array.copy() for p in parameters]
+        self.done.append((self.weight, gradients, [b.array.copy() for b in buffers]))
         if self.microbatches > 1:
             for b, before in zip(buffers, self.before, strict=True):
                 b.array[...] = before
@@ -68,23 +61,21 @@ class NaiveDistributedDataParallel(Module):
         leaves = [leaf for rank in self.comm.all_gather_object(self.done) for leaf in rank]
         for i, p in enumerate(parameters):
             if any(gradients[i] is not None for _, gradients, _ in leaves):
-                p.grad = Tensor(
-                    self._mean(leaves, [np.zeros(p.shape, p.dtype) if g[i] is None else g[i] for _, g, _ in leaves])
-                )
+                p.grad = Tensor(self._mean([(w, gradients[i]) for w, gradients, _ in leaves], p.array))
         if self.microbatches > 1:
             for i, b in enumerate(buffers):
-                made = [values[i] for _, _, values in leaves]
+                made = [(w, values[i]) for w, _, values in leaves]
                 if b.is_floating_point():
-                    total = naive_sum(
-                        [b.dtype.type(w) * (v if w else 0 * b.array) for (w, _, _), v in zip(leaves, made, strict=True)]
-                    )
-                    b.array[...] = total / sum(w for w, _, _ in leaves)
+                    total = naive_sum([b.dtype.type(w) * (v - b.array) if w else 0 * b.array for w, v in made])
+                    b.array[...] = b.array + total / sum(w for w, _ in made)
                 else:
-                    b.array[...] = made[0]
+                    b.array[...] = made[0][1]
         self.done = []
         self.step, self.synchronized = self.step + 1, True
 
-    def _mean(self, leaves: list[Any], gradients: list[Any]) -> Any:
+    def _mean(self, weighted: list[tuple[float, Any]], like: Any) -> Any:
+        """The mean of gradients (None: zero) with their weights."""
         if self.microbatches == 1:
-            return gradients[0]
-        return naive_sum(gradients) * gradients[0].dtype.type(1 / sum(weight for weight, _, _ in leaves))
+            return weighted[0][1]
+        terms = [np.zeros_like(like) if g is None or not w else g * like.dtype.type(w) for w, g in weighted]
+        return naive_sum(terms) * like.dtype.type(1 / sum(w for w, _ in weighted))

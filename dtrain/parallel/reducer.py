@@ -39,46 +39,67 @@ _BUCKET = 4 << 20
 class Reducer:
     """Sums the gradients of a Flat's tensors over the microbatches of a step.
 
-    header: how many numbers travel with the first bucket. A step is: for each of this rank's
-    microbatches `begin(k)`, `add_header`, `add` for each parameter as its gradient arrives, `end`;
-    after the last one `wait`. The sums are then in `message`, multiplied by 1 / header[0] except for
-    the header itself (unless there is one microbatch only).
+    owner: the DistributedDataParallel that it works for, which opens a microbatch when the first
+    gradient arrives, and is asked before an optimizer's step. header: how many numbers travel with the
+    first bucket. A step is: for each of this rank's microbatches `begin(k, weight)`, `add_header`,
+    `add` for each parameter as its gradient arrives, `end`; after the last one `wait`. The sums are then
+    in `message`, multiplied by 1 / header[0] except for the header itself (unless there is one
+    microbatch only, whose gradients are left as they are).
     """
 
-    def __init__(self, comm: Communicator, flat: Flat, microbatches: int, header: int, overlap: bool) -> None:
+    def __init__(
+        self, owner: Any, comm: Communicator, flat: Flat, microbatches: int, header: int, overlap: bool
+    ) -> None:
         if flat.data.dtype not in (np.float32, np.float64):
             raise TypeError(
                 f"gradients of dtype {flat.data.dtype} cannot be summed exactly; "
                 "use float32 or float64 parameters: model.to(dtrain.float32)"
             )
+        self.owner = owner
         self.comm, self.flat, self.microbatches, self.overlap = comm, flat, microbatches, overlap
         blocks = [Block(microbatch_block(r, comm.size, microbatches)) for r in range(comm.size)]
         self.block, self.held = blocks[comm.rank], [block.nodes for block in blocks]
+        self.most_slots = max(block.slots for block in blocks)
         line = 64 // flat.data.dtype.itemsize
         self.offset = -(-header // line) * line
+        self.header_size = header
         n = self.offset + len(flat.grad) + len(flat.tensors)
-        slots = max(block.slots for block in blocks)
+        self.window: Window | None = None
         # Between hosts buckets travel while backward goes on; within one, sums are made in place at its end.
-        self.window = None if overlap else comm.window((slots * n + slots) * flat.data.dtype.itemsize)
-        if self.window is None:
-            self.slots = list(xp_of(flat.data).zeros((self.block.slots, n), flat.data.dtype))
-        else:
-            parts = [part.view(flat.data.dtype) for part in self.window.parts]
-            # Of each rank: its slots, and beside them what their headers say of the number of samples.
-            self.theirs = [list(part[: slots * n].reshape(slots, n)) for part in parts]
-            self.samples = [part[slots * n :] for part in parts]
-            self.slots = self.theirs[comm.rank]
-        self.message = self.slots[0]
-        flat.move_gradients(self.message, self.offset)
-        self.header = self.message[:header]
-        self.used = self.message[len(self.message) - len(flat.tensors) :]
-        self.arrived = [True] * len(flat.tensors)  # until a microbatch begins
+        self.try_window = not overlap
+        self._lie_in(list(xp_of(flat.data).zeros((self.block.slots, n), flat.data.dtype)))
         self.order: list[int] = []  # in which the gradients of the microbatch arrived
         self.index = {id(t): i for i, t in enumerate(flat.tensors)}
         self._cut_buckets()
         self.last = len(self.block.plan) - 1
         self.requests: list[Any] = []
         self.factor: float | None = None
+
+    def _lie_in(self, slots: list[Array]) -> None:
+        """Let the subtree sums, and with the first of them the gradients, lie in these arrays."""
+        self.slots = slots
+        self.message = slots[0]
+        self.header = self.message[: self.header_size]
+        self.used = self.message[len(self.message) - len(self.flat.tensors) :]
+        self.flat.move_gradients(self.message, self.offset)
+
+    def _move_to_window(self) -> None:
+        """Move the sums into memory that all ranks share, where it can be had.
+
+        The first time that they are exchanged: at that point all ranks do the same in the same order.
+        """
+        self.try_window = False
+        n, most, dtype = len(self.message), self.most_slots, self.message.dtype
+        self.window = self.comm.window((most * n + most) * dtype.itemsize)
+        if self.window is not None:
+            parts = [part.view(dtype) for part in self.window.parts]
+            # Of each rank: its slots, and beside them what their headers say of the number of samples.
+            self.theirs = [list(part[: most * n].reshape(most, n)) for part in parts]
+            self.samples = [part[most * n :] for part in parts]
+            own = self.theirs[self.comm.rank]
+            for new, old in zip(own, self.slots, strict=False):
+                new[...] = old
+            self._lie_in(own)
 
     def _cut_buckets(self) -> None:
         """Slices of the message, and for each the number of tensors that reach into it."""
@@ -104,9 +125,11 @@ class Reducer:
 
     # -- one microbatch --------------------------------------------------------------------------
 
-    def begin(self, k: int) -> None:
-        """The k-th microbatch of this rank comes next."""
+    def begin(self, k: int, weight: float) -> None:
+        """The k-th microbatch of this rank comes next; its gradients count `weight` times."""
         self.k = k
+        # With one microbatch there is nothing to weigh: its bits are those of a plain loop.
+        self.weight = None if self.microbatches == 1 else self.message.dtype.type(weight)
         self.depth, self.carries = self.block.plan[k]
         self.arrived = [False] * len(self.flat.tensors)
         self.order = []
@@ -119,15 +142,19 @@ class Reducer:
 
     def add(self, tensor: Tensor, g: Array) -> None:
         """Add the gradient of a parameter in this microbatch."""
+        self.owner.open_microbatch()
         i = self.index[id(tensor)]
-        if self.arrived[i]:
-            raise RuntimeError(
-                "a parameter got a gradient outside its microbatch, or twice in one: with DistributedDataParallel "
-                "call the wrapped model, and backward() once for each microbatch, on the sum of its losses"
-            )
         self.arrived[i] = True
         self.order.append(i)
-        self._add(self.place[i], g.reshape(-1))
+        values = g.reshape(-1)
+        if self.weight is not None:
+            # What has no weight may be NaN: the loss of a microbatch without samples is.
+            values = values * self.weight if self.weight else 0
+        self._add(self.place[i], values)
+
+    def check(self) -> None:
+        """Raise RuntimeError unless all microbatches of the step are in."""
+        self.owner.check_complete()
 
     def end(self) -> None:
         """The backward walk of this microbatch is over: what has not arrived is zero."""
@@ -138,6 +165,8 @@ class Reducer:
                 self.order.append(i)
                 self._add(self.place[i], 0)
         self._add(self.used_place, used)
+        if self.k == self.last and self.try_window:
+            self._move_to_window()
         if self.k == self.last and self.window is not None:
             self._exchange_in(self.window)
         elif self.k == self.last:

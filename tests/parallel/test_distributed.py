@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -272,14 +273,13 @@ def test_bad_input_is_one_clear_error_on_every_rank(size: int) -> None:
         model = dtrain.DistributedDataParallel(nn.Linear(2, 2), comm, comm.size)
         samples = data.ArrayDataset(np.ones((9, 2), np.float32))
         for (x,) in data.DataLoader(samples, 9, comm=comm, microbatches=2 * comm.size):
-            model(x)
+            model(x).sum().backward()
 
     def two_backwards(comm: Communicator) -> None:
         model = dtrain.DistributedDataParallel(nn.Linear(2, 2), comm, 2 * comm.size)
-        model.module(dtrain.ones(1, 2)).sum().backward()
         y = model(dtrain.ones(1, 2)).sum()
+        y.backward(retain_graph=True)
         y.backward()
-        model.module(dtrain.ones(1, 2)).sum().backward()
 
     if size > 1:
         last = str(size - 1) if size == 2 else "2"
@@ -289,7 +289,7 @@ def test_bad_input_is_one_clear_error_on_every_rank(size: int) -> None:
     fails(size, step_too_early, RuntimeError, "step 0", "1 of its 2 microbatches", "1 are missing", "synchronized")
     fails(size, loss_is_nan, FloatingPointError, "nan", "step 0", "rank")
     fails(size, loader_disagrees, RuntimeError, f"of {size}", f"of {2 * size}", "loader")
-    fails(size, two_backwards, RuntimeError, "outside its microbatch")
+    fails(size, two_backwards, RuntimeError, "backward() once for each microbatch", "sum of its losses")
 
 
 def test_nothing_to_train() -> None:
@@ -320,3 +320,188 @@ def test_replaying_a_model_leaves_the_state_as_it_was() -> None:
 
     want = on_one_rank(lambda comm: run(comm, False))
     assert run_ranks(3, lambda comm: run(comm, True)) == [want] * 3
+
+
+# -- programs that once made the bits depend on the number of ranks -----------------------------------
+
+
+class Watched(nn.Module):
+    """Dropout, a buffer that forward rebinds, one that nobody changes, and a layer that may be frozen."""
+
+    def __init__(self) -> None:
+        self.frozen, self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 8), nn.Linear(8, 3)
+        self.norm, self.dropout = nn.BatchNorm1d(8), nn.Dropout(0.4)
+        self.register_buffer("ema", dtrain.zeros(6))
+        self.register_buffer("constant", dtrain.tensor([0.1307, 1 / 3]))
+
+    def forward(self, x: Any) -> Any:
+        self.ema = self.ema * 0.9 + x.mean(0).detach() * 0.1
+        return self.b(self.dropout(self.norm(self.a(self.frozen(x)).tanh())))
+
+
+def weights_apart(net: nn.Module, **options: Any) -> optim.Optimizer:
+    weights = [p for p in net.parameters() if p.ndim > 1]
+    biases = [p for p in net.parameters() if p.ndim == 1]
+    return optim.SGD([{"params": weights, "weight_decay": 0.1}, {"params": biases}], lr=0.1, momentum=0.9)
+
+
+def in_groups(comm: Communicator) -> str:
+    return loop(comm, weights_apart)
+
+
+def with_a_frozen_layer(comm: Communicator) -> str:
+    def freeze(net: Any, **options: Any) -> optim.Optimizer:
+        net.frozen.requires_grad_(False)
+        return optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+
+    return loop(comm, freeze, at_step_2=lambda model: model.module.frozen.requires_grad_(True))
+
+
+def with_two_optimizers(comm: Communicator) -> str:
+    class Two:
+        def __init__(self, net: Any, **options: Any) -> None:
+            self.both = [optim.SGD(net.a.parameters(), lr=0.1), optim.AdamW(net.b.parameters(), lr=0.01)]
+
+        def step(self) -> None:
+            for optimizer in self.both:
+                optimizer.step()
+
+        def zero_grad(self) -> None:
+            for optimizer in self.both:
+                optimizer.zero_grad()
+
+    return loop(comm, Two)
+
+
+def with_loading_in_between(comm: Communicator) -> str:
+    def load(model: Any) -> None:
+        state = {name: value.numpy() * 0.5 for name, value in model.state_dict().items()}
+        model.load_state_dict(state)
+
+    return loop(comm, at_step_2=load)
+
+
+def with_a_training_forward_that_is_not_trained(comm: Communicator) -> str:
+    def peek(model: Any) -> None:
+        with dtrain.no_grad():
+            model(dtrain.full((2 + comm.rank, 6), float(comm.rank)))
+
+    return loop(comm, at_step_2=peek)
+
+
+def with_gradients_set_to_zero_on_top(comm: Communicator) -> str:
+    return loop(comm, clear_on_top=True)
+
+
+def with_two_models(comm: Communicator) -> str:
+    dtrain.manual_seed(4)
+    models = [dtrain.DistributedDataParallel(Watched(), comm, 4) for _ in range(2)]
+    optimizer = optim.SGD([p for m in models for p in m.parameters()], lr=0.1, momentum=0.9)
+    for step in range(4):
+        for j in models[0].block:
+            for model in models:
+                model(batch(step, j)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return fingerprint(models[0].module) + fingerprint(models[1].module)
+
+
+def batch(step: int, j: int) -> Any:
+    rng = np.random.Generator(np.random.Philox(key=100 * step + j))
+    return dtrain.tensor(rng.standard_normal((2 + j, 6)).astype(np.float32))
+
+
+def loop(
+    comm: Communicator, make: Any = optim.SGD, at_step_2: Any = None, clear_on_top: bool = False, wrap: Any = None
+) -> str:
+    dtrain.manual_seed(4)
+    model = (wrap or dtrain.DistributedDataParallel)(Watched(), comm, 4)
+    optimizer = make(model.module, lr=0.1) if make is not optim.SGD else optim.SGD(model.parameters(), lr=0.1)
+    for step in range(5):
+        if step == 2 and at_step_2 is not None:
+            at_step_2(model)
+        for j in model.block:
+            if clear_on_top:
+                optimizer.zero_grad(set_to_none=False)
+            model(batch(step, j)).square().mean().backward()
+        optimizer.step()
+        if not clear_on_top:
+            optimizer.zero_grad()
+    np.testing.assert_array_equal(model.module.constant.numpy(), np.array([0.1307, 1 / 3], np.float32) * (
+        np.float32(0.5) if at_step_2 is not None and "load" in at_step_2.__name__ else np.float32(1)
+    ))  # fmt: skip
+    return fingerprint(model.module)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        loop, in_groups, with_a_frozen_layer, with_two_optimizers, with_loading_in_between,
+        with_a_training_forward_that_is_not_trained, with_gradients_set_to_zero_on_top, with_two_models,
+    ],
+)  # fmt: skip
+def test_programs_have_the_same_bits_at_any_number_of_ranks(program: Callable[[Communicator], str]) -> None:
+    want = on_one_rank(program)
+    for size in (2, 3, 4):
+        assert run_ranks(size, program) == [want] * size
+
+
+def test_groups_do_not_move_parameters_twice() -> None:
+    """DistributedDataParallel takes over the flat buffers that the optimizer makes for its groups."""
+    dtrain.manual_seed(4)
+    model = dtrain.DistributedDataParallel(Watched())
+    optimizer = weights_apart(model)
+    seen = []
+    for step in range(4):
+        model(batch(step, 0)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seen.append([id(p._flat.flat) for p in model.parameters()])
+    assert seen[1] == seen[2] == seen[3] and len(set(seen[3])) == 2
+    assert {id(r.flat) for r in model._reducers} == set(seen[3])
+
+
+def test_what_is_not_the_models_output_is_weighted_alike() -> None:
+    """A penalty on the weights, and the gradient of the input of the model."""
+    rng = np.random.Generator(np.random.Philox(key=5))
+    x, y = rng.standard_normal((8, 6)), rng.integers(0, 3, 8)
+
+    def run(comm: Communicator) -> tuple[np.ndarray, np.ndarray]:
+        dtrain.manual_seed(0)
+        model = dtrain.DistributedDataParallel(nn.Linear(6, 3).double(), comm, 2)
+        for j in model.block:
+            images = dtrain.tensor(x[4 * j : 4 * j + 4], requires_grad=True)
+            loss = F.cross_entropy(model(images), dtrain.tensor(y[4 * j : 4 * j + 4]))
+            (loss + 0.5 * sum((p * p).sum() for p in model.parameters())).backward()
+        return model.module.weight.grad.numpy().copy(), images.grad.numpy()
+
+    dtrain.manual_seed(0)
+    net = nn.Linear(6, 3).double()
+    (
+        F.cross_entropy(net(dtrain.tensor(x)), dtrain.tensor(y)) + 0.5 * sum((p * p).sum() for p in net.parameters())
+    ).backward()
+    want = net.weight.grad.numpy().copy()
+    last = dtrain.tensor(x[4:], requires_grad=True)
+    F.cross_entropy(net(last), dtrain.tensor(y[4:])).backward()
+    for size in (1, 2):
+        weight_grad, input_grad = run_ranks(size, run)[-1]
+        np.testing.assert_allclose(weight_grad, want, rtol=1e-10)
+        np.testing.assert_allclose(input_grad, last.grad.numpy(), rtol=1e-10)
+
+
+def test_any_kind_of_output() -> None:
+    @dataclass
+    class Output:
+        logits: Any
+        hidden: Any
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, x: Any) -> Output:
+            return Output(self.layer(x), x)
+
+    model = dtrain.DistributedDataParallel(Net())
+    model(dtrain.ones(1, 2)).logits.sum().backward()
+    assert model.synchronized and model.module.layer.weight.grad is not None
