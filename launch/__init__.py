@@ -13,7 +13,13 @@ things must happen; each step is a file:
 
 from __future__ import annotations
 
+from launch.environment import launched_world
+from launch.failure import before_mpi
 from launch.job import Job
 from launch.progress import Progress
 
 __all__ = ["Job", "Progress"]
+
+# A rank that fails before it has made its Job ends the others too.
+if (_world := launched_world()) is not None and _world.size > 1:
+    before_mpi(_world.rank, supervised=False)

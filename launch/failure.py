@@ -24,9 +24,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-__all__ = ["Failure", "die_with_parent", "on_exit_code", "supervise"]
+__all__ = ["Failure", "before_mpi", "die_with_parent", "on_exit_code", "supervise"]
 
 PR_SET_PDEATHSIG = 1
+BEFORE_MPI = 70  # exit code of a rank that failed before MPI was started, for its supervisor
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
 
 
@@ -78,6 +79,29 @@ class Failure:
         sys.stderr.flush()
         time.sleep(0.2)  # mpirun may drop what it has not passed on when the job is aborted
         self._abort(code)
+
+
+def before_mpi(rank: int, supervised: bool) -> None:
+    """An exception before MPI is started ends this process, or the one that supervises it, by a signal.
+
+    An ordinary exit mpirun would not mind, and the other ranks would wait for this one in MPI_Init.
+    """
+    pid = os.getpid()
+
+    def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        text = "".join(traceback.format_exception(error))
+        # When all ranks fail alike, rank 0 ends the others while they wait here.
+        time.sleep(min(0.5 + 0.1 * rank, 2.0) if rank else 0.0)
+        sys.stdout.flush()
+        sys.stderr.write(f"\n[rank {rank}] failed before MPI was started:\n{text}")
+        sys.stderr.flush()
+        time.sleep(0.2)  # mpirun may drop what it has not passed on
+        if supervised:
+            os._exit(BEFORE_MPI)
+        elif os.getpid() == pid:
+            os.kill(pid, signal.SIGKILL)
+
+    sys.excepthook = hook
 
 
 def on_exit_code(tell: Callable[[Any], None]) -> None:
@@ -145,7 +169,10 @@ def supervise(rank: int, host: str) -> None:
             os.write(2, message.encode())
         signal.signal(number, signal.SIG_DFL) if number is not signal.SIGKILL else None
         os.kill(os.getpid(), number)
-    os._exit(os.waitstatus_to_exitcode(status))
+    code = os.waitstatus_to_exitcode(status)
+    if code == BEFORE_MPI:
+        os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(code)
 
 
 def die_with_parent(parent: int) -> None:

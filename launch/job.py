@@ -13,7 +13,7 @@ from typing import Any
 from dtrain.backend.random import manual_seed
 from dtrain.comm import Communicator, MPICommunicator, SingleCommunicator
 from launch.environment import World, launched_world
-from launch.failure import Failure, supervise
+from launch.failure import Failure, before_mpi, supervise
 from launch.progress import Progress
 from launch.threads import default_threads, host_cores, set_threads, warn_if_crowded
 
@@ -57,6 +57,7 @@ class Job:
             self.comm: Communicator = SingleCommunicator()
         else:
             supervise(world.rank, socket.gethostname())
+            before_mpi(world.rank, supervised=True)
             self.comm = _connect(world)
             failure = Failure(self.comm.rank, self.comm.host, self.comm.abort)
             failure.install()

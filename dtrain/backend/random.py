@@ -11,6 +11,8 @@ The only state is `key`: the position of this process in the run.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 import numpy as np
@@ -47,6 +49,17 @@ class Key(threading.local):
         if (step, microbatch) != (self.step, self.microbatch):
             self.step, self.microbatch = step, microbatch
             self.calls = self.calls_without_grad = 0
+
+    @contextmanager
+    def at(self, seed: int, step: int, microbatch: int) -> Iterator[None]:
+        """Draws inside belong to this place; afterwards the thread is back where it was."""
+        before = dict(self.__dict__)
+        self.start(seed)
+        self.move_to(step, microbatch)
+        try:
+            yield
+        finally:
+            self.__dict__.update(before)
 
 
 key = Key()

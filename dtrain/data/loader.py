@@ -38,7 +38,8 @@ class DataLoader:
         num_workers: threads that prepare batches; 0 prepares them in the caller's thread.
         collate_fn: makes a batch of a list of samples; the first axis of its arrays counts samples.
         drop_last: leave out a last step of fewer than `batch_size` samples.
-        comm: says `rank` and `size`, and `microbatches` if it has a say; without it, one rank.
+        comm: says `rank` and `size`, and `microbatches` if it has a say; without it, one rank. All ranks of
+            a communicator make the loader together: that they agree is checked.
         microbatches: M; by default the communicator's, else the number of ranks.
         seed: of the order and of random transforms; by default that of `dtrain.manual_seed`.
         prefetch: microbatches prepared ahead of the one in use.
@@ -90,11 +91,32 @@ class DataLoader:
                 f"drop_last leaves no step: {self._samples} samples, batch_size {batch_size}; "
                 f"use a batch_size of at most {self._samples}, or drop_last=False"
             )
+        self._check_agreement(comm)
         self._collate = collate_fn or default_collate
         self._take_batch = batch_method(dataset) if collate_fn is None else None
         self._epoch = 0
         self._consumed = 0
         self._iterator: object | None = None  # the present epoch's; None before it has begun
+
+    def _check_agreement(self, comm: Any) -> None:
+        """Raise the same ValueError on every rank if ranks would take different steps. Collective."""
+        if not hasattr(comm, "all_gather_object"):
+            return
+        mine = {
+            "samples": self._samples,
+            "batch_size": self.batch_size,
+            "microbatches": self.microbatches,
+            "shuffle": self.shuffle,
+            "drop_last": self.drop_last,
+            "seed": self.seed,
+        }
+        for rank, theirs in enumerate(everyone := comm.all_gather_object(mine)):
+            for name, value in theirs.items():
+                if value != everyone[0][name]:
+                    raise ValueError(
+                        f"ranks disagree about the loader's {name}: rank 0 has {everyone[0][name]}, rank {rank} has "
+                        f"{value}; give every rank the same data set and options"
+                    )
 
     def __len__(self) -> int:
         """Batches that this rank yields in an epoch: its own microbatches of every step."""
@@ -132,8 +154,13 @@ class DataLoader:
             arrays = self._take_batch(samples, Context(samples, epoch, self.seed))
             return tuple(Tensor(array) for array in arrays)
         if len(samples) == 0:
-            return empty_like_batch(self._collate([self.dataset[int(i)] for i in spare]))
-        return self._collate([self.dataset[int(i)] for i in samples])
+            return empty_like_batch(self._collate([self._item(int(i), epoch) for i in spare]))
+        return self._collate([self._item(int(i), epoch) for i in samples])
+
+    def _item(self, i: int, epoch: int) -> Any:
+        """Sample i. What it draws (dtrain.randn, say) is a function of (seed, epoch, i)."""
+        with key.at(~self.seed, epoch, i):  # another seed, so that the draws are not those of a step
+            return self.dataset[i]
 
     @property
     def epoch(self) -> int:

@@ -43,7 +43,14 @@ def _operators() -> dict[str, Callable[..., Any]]:
     found |= {f"__r{name}__": _reflected(f) for name, f in two.items()}
     found |= {f"__{name}__": getattr(a, name) for name in ("eq", "ne", "lt", "le", "gt", "ge", "neg", "abs")}
     found |= {"__and__": a.bitwise_and, "__or__": a.bitwise_or, "__xor__": a.bitwise_xor, "__invert__": a.bitwise_not}
+    # Comparisons with what is no number (None, say) are false, as in Python.
+    found |= {f"__{name}__": _compare(getattr(a, name)) for name in ("eq", "ne")}
     return found | {"__getitem__": shape.index}
+
+
+def _compare(function: Callable[..., Any]) -> Callable[..., Any]:
+    numbers = (Tensor, int, float, np.ndarray, np.generic)
+    return lambda x, y: function(x, y) if isinstance(y, numbers) else NotImplemented
 
 
 for name, function in _operators().items():
@@ -88,19 +95,24 @@ for name, dtype in (
 # -- in place ----------------------------------------------------------------------------------------
 
 
-def _writable(x: Tensor, name: str) -> None:
-    """Raise where writing into x would spoil a gradient."""
+def _writable(x: Tensor, name: str, *sources: Any) -> None:
+    """Raise where writing into x would spoil a gradient, or lose that of a source."""
     if is_grad_enabled() and x.requires_grad:
         what = "a leaf" if x.is_leaf else "the result of a recorded op"
         raise RuntimeError(
             f"{name} would change {what} that requires a gradient; use it under dtrain.no_grad(), "
             "or the form without the trailing underscore"
         )
+    if is_grad_enabled() and any(isinstance(source, Tensor) and source.requires_grad for source in sources):
+        raise RuntimeError(
+            f"{name} would lose the gradient of what is written; use the form without the trailing underscore, "
+            "or dtrain.cat, stack or where"
+        )
 
 
 def _in_place(name: str, ufunc: Callable[..., Any]) -> None:
     def method(x: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
-        _writable(x, f"{name}_")
+        _writable(x, f"{name}_", other)
         value = other.array if isinstance(other, Tensor) else other
         ufunc(x.array, value if alpha == 1 else value * alpha, out=x.array, casting="same_kind")
         return x
@@ -125,7 +137,7 @@ def _write(name: str, values: Callable[..., Any]) -> None:
     """Bind the in-place method `name`, which writes values(x, ...) into x."""
 
     def method(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        _writable(x, name)
+        _writable(x, name, *args, *kwargs.values())
         x.array[...] = values(x, *args, **kwargs)
         return x
 
@@ -140,7 +152,7 @@ def _zero(x: Tensor) -> Any:
 
 def _fill(x: Tensor, value: float) -> Any:
     """Set all elements to value."""
-    return value
+    return value.array if isinstance(value, Tensor) else value
 
 
 def _copy(x: Tensor, source: Tensor, non_blocking: bool = False) -> Any:
@@ -175,15 +187,14 @@ for name, values in (
 
 
 def _set(x: Tensor, key: Any, value: Any) -> None:
-    """x[key] = value, where no gradient would be spoiled."""
-    _writable(x, "x[...] = value")
-    if isinstance(value, Tensor):
-        if is_grad_enabled() and value.requires_grad:
-            raise RuntimeError(
-                "x[...] = value would lose the gradient of value; build the tensor with dtrain.cat, stack or where"
-            )
-        value = value.array
-    x.array[raw_key(key)] = value
+    """x[key] = value, where no gradient would be spoiled or lost."""
+    _writable(x, "x[...] = value", value)
+    selected, rest = raw_key(x.ndim, key)
+    value = value.array if isinstance(value, Tensor) else value
+    if rest is Ellipsis:
+        x.array[selected] = value
+    else:
+        x.array[selected][rest] = value
 
 
 Tensor.__setitem__ = _set  # type: ignore[method-assign]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -128,15 +128,22 @@ def _select(x: Any, index: Any, dim: int, keepdim: bool) -> Any:
     return (value if keepdim else value.squeeze(dim)), pullback
 
 
+class Extremum(NamedTuple):
+    """What `max` and `min` along a dimension return."""
+
+    values: Any
+    indices: Any
+
+
 def _extremum_with_index(name: str, whole: Any, x: Any, dim: int | None, keepdim: bool) -> Any:
     from dtrain.autograd import Tensor
 
     if dim is None:
         return whole(x)
     if not x.ndim:
-        return whole(x, dim), argmax(x)
+        return Extremum(whole(x, dim), argmax(x))
     index = getattr(x.array, "arg" + name)(dim, keepdims=True)
-    return _select(x, index, dim, keepdim), Tensor(index if keepdim else index.squeeze(dim))
+    return Extremum(_select(x, index, dim, keepdim), Tensor(index if keepdim else index.squeeze(dim)))
 
 
 def max(x: Any, dim: Any = None, keepdim: bool = False) -> Any:  # noqa: A001

@@ -27,10 +27,10 @@ def _shape(sizes: tuple[Any, ...]) -> tuple[int, ...]:
 
 @op
 def _reshape(x: Any, shape: tuple[int, ...]) -> Any:
-    if -1 in shape and 0 in x.shape:
-        # NumPy cannot infer a size next to zeros where PyTorch can.
-        rest = math.prod(s for s in shape if s != -1)
-        shape = tuple((x.size // rest if rest else 0) if s == -1 else s for s in shape)
+    if -1 in shape and not x.size:
+        # Of no elements: as many as there would be per sample, so that x.view(len(x), -1) works for no samples.
+        wanted, have = math.prod(s for s in shape if s > 0), math.prod(n for n in x.shape if n)
+        shape = tuple((have // wanted if 0 in shape else 0) if s == -1 else s for s in shape)
     try:
         y = x.reshape(shape)
     except ValueError:
@@ -144,17 +144,45 @@ def _index(x: Any, key: Any) -> Any:
 
 
 def index(x: Any, key: Any) -> Any:
-    """x[key], with NumPy's basic and advanced indexing; keys may be tensors."""
-    return _index(x, raw_key(key))
+    """x[key], with basic and advanced indexing as in PyTorch; keys may be tensors."""
+    selected, rest = raw_key(x.ndim, key)
+    if selected is not Ellipsis:
+        x = _index(x, selected)
+    return x if rest is Ellipsis else _index(x, rest)
 
 
-def raw_key(key: Any) -> Any:
-    """An indexing key with its tensors as arrays."""
-    if isinstance(key, tuple):
-        return tuple(map(raw_key, key))
-    if isinstance(key, list):
-        return np.asarray([raw_key(k) for k in key]) if key else np.zeros(0, np.int64)
-    return key.array if isinstance(key, Tensor) else key
+def raw_key(ndim: int, key: Any) -> tuple[Any, Any]:
+    """(selected, rest): x[key] is x[selected][rest], both without tensors; Ellipsis where there is nothing to do.
+
+    NumPy takes a number beside an array for another array, and moves dimensions; PyTorch selects first.
+    """
+    parts = [_raw(k) for k in key] if isinstance(key, tuple) else [_raw(key)]
+    arrays = [k for k in parts if isinstance(k, np.ndarray) and k.ndim]
+    if not arrays or not any(isinstance(k, (int, np.integer)) and not isinstance(k, bool) for k in parts):
+        return (tuple(parts) if isinstance(key, tuple) else parts[0]), Ellipsis
+    taken = sum(k.ndim if isinstance(k, np.ndarray) and k.dtype == np.bool_ else k is not None for k in parts)
+    if any(k is Ellipsis for k in parts):
+        place = next(i for i, k in enumerate(parts) if k is Ellipsis)
+        parts[place : place + 1] = [slice(None)] * (ndim - taken + 1)
+    selected: list[Any] = []
+    rest = []
+    for k in parts:
+        if isinstance(k, (int, np.integer)):
+            selected.append(k)
+            continue
+        rest.append(k)
+        if k is not None:
+            selected += [slice(None)] * (k.ndim if isinstance(k, np.ndarray) and k.dtype == np.bool_ else 1)
+    return tuple(selected), tuple(rest)
+
+
+def _raw(k: Any) -> Any:
+    """One part of an indexing key; lists and tensors as arrays, masks of bytes as masks."""
+    if isinstance(k, list):
+        k = np.asarray([_raw(part) for part in k]) if k else np.zeros(0, np.int64)
+    if isinstance(k, Tensor):
+        k = k.array
+    return k.astype(np.bool_) if isinstance(k, np.ndarray) and k.dtype == np.uint8 else k
 
 
 def narrow(x: Any, dim: int, start: int, length: int) -> Any:

@@ -189,7 +189,7 @@ def test_setitem():
     x[dtrain.tensor([False, True]), 2] = 7
     x[dtrain.tensor([1]), dtrain.tensor([0])] = 8
     assert x.tolist() == [[1, 5, 1], [8, 6, 7]]
-    with pytest.raises(RuntimeError, match="would lose the gradient of value"):
+    with pytest.raises(RuntimeError, match="would lose the gradient of what is written"):
         x[0] = leaf(1, 2, 3)
 
 

@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dtrain
 from dtrain.autograd import Tensor
 from dtrain.backend.random import manual_seed
+from dtrain.comm import run_ranks
 from dtrain.data import ArrayDataset, DataLoader
 
 
@@ -261,3 +263,32 @@ def test_collate_fn_is_given_lists_of_samples():
         ([4], (0, 2), "as it is"),
         ([], (1, 2), "as it is"),
     ]
+
+
+def test_what_samples_draw_does_not_depend_on_ranks_or_threads():
+    class Noisy:
+        def __len__(self):
+            return 10
+
+        def __getitem__(self, index):
+            return dtrain.randn(2)
+
+    def epochs(comm, **options):
+        loader = DataLoader(Noisy(), 5, comm=comm, microbatches=3, seed=1, **options)
+        return [[row for x in loader for row in x.tolist()] for _ in range(2)]
+
+    (want,) = run_ranks(1, epochs)
+    assert want[0] != want[1] and len({tuple(row) for epoch in want for row in epoch}) == 20
+    assert run_ranks(1, lambda comm: epochs(comm, num_workers=0)) == [want]
+    parts = run_ranks(3, lambda comm: epochs(comm, num_workers=2))
+    assert sorted(row for part in parts for row in part[1]) == sorted(want[1])
+
+
+def test_ranks_that_disagree_are_told_so():
+    def run(comm):
+        with pytest.raises(ValueError, match="ranks disagree") as caught:
+            DataLoader(range(8 + comm.rank), 4, comm=comm)
+        return str(caught.value)
+
+    for message in run_ranks(2, run):
+        assert "samples: rank 0 has 8, rank 1 has 9" in message

@@ -74,6 +74,32 @@ def test_when_all_ranks_fail_one_of_them_says_so(tmp_path: Path) -> None:
     assert "[rank 0 on" in ended.output
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "raise KeyError('no such thing')",
+        "job = launch.Job(device='cuda' if os.environ[RANK] == '1' else 'cpu')",
+        "job = launch.Job(); data.DataLoader(range(8 + job.rank), 4, comm=job.comm)",
+    ],
+    ids=["exception", "wrong argument", "different data"],
+)
+def test_a_rank_that_fails_at_the_start_ends_the_job(fault: str, tmp_path: Path) -> None:
+    condition = "" if "launch" in fault else "if os.environ[RANK] == '1': "
+    script = f"""
+        import os
+        import launch
+        from dtrain import data
+
+        RANK = next(name for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK") if name in os.environ)
+        {condition}{fault}
+        job = launch.Job()
+        job.comm.barrier()
+    """
+    ended = run("mpirun", script, tmp_path)
+    assert ended.code != 0
+    assert len(re.findall(r"^(?:KeyError|ValueError): ", ended.output, re.MULTILINE)) == 1
+
+
 def test_an_orderly_end(tmp_path: Path) -> None:
     script = """
         import sys, time

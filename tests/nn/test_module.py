@@ -260,3 +260,12 @@ def test_running_statistics_are_pytorchs_over_steps(torch):
         assert ours.num_batches_tracked.item() == 5
         for key, value in theirs.state_dict().items():
             np.testing.assert_allclose(ours.state_dict()[key].array, value.numpy(), rtol=1e-12)
+
+
+def test_a_parameter_is_not_lost_by_assignment() -> None:
+    layer = nn.Linear(2, 2)
+    with pytest.raises(TypeError, match="weight is a parameter and would be lost"):
+        layer.weight = dtrain.zeros(2, 2)
+    layer.weight = nn.Parameter(dtrain.zeros(2, 2))
+    layer.weight.data = dtrain.ones(2, 2)
+    assert layer.weight.sum().item() == 4

@@ -114,3 +114,18 @@ def test_cycle_of_momentum_needs_momentum():
     with pytest.raises(ValueError, match="cycle_momentum needs"):
         lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=3)
     lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=3, cycle_momentum=False)
+
+
+def test_a_learning_rate_set_by_hand_is_kept(torch: Any) -> None:
+    """Plateau by hand: divided by ten in the middle."""
+    rates = []
+    for library in (dtrain, torch):
+        optimizer = library.optim.SGD(library.nn.Linear(2, 2).parameters(), lr=0.5)
+        schedule = library.optim.lr_scheduler.StepLR(optimizer, 3, 0.5)
+        for step in range(9):
+            optimizer.step()
+            if step == 4:
+                optimizer.param_groups[0]["lr"] *= 0.1
+            schedule.step()
+            rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[:9] == pytest.approx(rates[9:], rel=1e-12)

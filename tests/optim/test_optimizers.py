@@ -301,7 +301,6 @@ ERRORS = [
     (lambda: optim.Adam([P], betas=(0.9, 1.0)), ValueError, r"betas .* \(0.9, 1.0\)"),
     (lambda: optim.AdamW([P], eps=-1.0), ValueError, "eps must be at least 0"),
     (lambda: optim.RMSprop([P], alpha=-1.0), ValueError, "alpha must be at least 0"),
-    (lambda: optim.SGD([{"params": [P], "lrr": 1}], lr=0.1), ValueError, r"no option \['lrr'\]"),
 ]
 
 
@@ -327,3 +326,13 @@ def test_state_of_another_optimizer_is_refused_and_nothing_changes():
     for i, state in before["state"].items():
         assert state["step"] == after["state"][i]["step"]
         np.testing.assert_array_equal(state["exp_avg"].array, after["state"][i]["exp_avg"].array)
+
+
+def test_momentum_that_is_switched_on_later() -> None:
+    p = dtrain.nn.Parameter(dtrain.ones(2))
+    optimizer = dtrain.optim.SGD([p], lr=0.1)
+    for step in range(3):
+        p.grad = dtrain.ones(2)
+        optimizer.step()
+        optimizer.param_groups[0]["momentum"] = 0.5 * (step + 1 > 0)
+    assert p.tolist() == pytest.approx([1 - 0.1 - 0.1 - 0.15] * 2)
