@@ -77,6 +77,8 @@ def fingerprint(state_dict):
 def main():
     args = arguments()
     job = launch.Job(seed=args.seed, microbatches=args.microbatches, threads=args.threads, device=args.device)
+    if args.epochs < 1 or (args.steps is not None and args.steps < 1):
+        raise ValueError(f"--epochs and --steps must be at least 1, got {args.epochs} and {args.steps}")
     train = data.FashionMNIST(args.data, train=True)
     test = data.FashionMNIST(args.data, train=False)
     parts = {"comm": job.comm, "microbatches": args.microbatches}

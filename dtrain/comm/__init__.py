@@ -5,7 +5,8 @@ at most `dtrain.backend`. A communicator is passed, never fetched from a global.
 
 Read first: `communicator.py` (what every communicator can do, and on which arrays), then
 `threads.py` (the naive twin: ranks are threads, plain NumPy), then `mpi.py` (the real one).
-`request.py` is the one mechanism behind every non-blocking form.
+`request.py` is the one mechanism behind every non-blocking form, `window.py` the memory that the
+ranks of a host share.
 """
 
 from __future__ import annotations

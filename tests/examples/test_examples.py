@@ -63,6 +63,25 @@ def test_one_batch(ranks: int) -> None:
 
 
 @needs_mpi
+@pytest.mark.parametrize("told", ["job", "model and loader"])
+def test_the_program_of_the_readme(told: str, tmp_path: Path) -> None:
+    """As it stands, and with the number of microbatches given to the model and the loader instead of the job."""
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    program = program.replace("range(3)", "range(1)")
+    if told != "job":
+        program = program.replace(", microbatches=8)", ")").replace("job.comm)", "comm=job.comm, microbatches=8)")
+        program = program.replace("comm=comm=", "comm=")
+    assert program.count("microbatches=8") == (1 if told == "job" else 2)
+    show = "import hashlib\njob.print(job.threads, model.loss, hashlib.sha256(\n"
+    show += "    b''.join(v.numpy().tobytes() for v in model.state_dict().values())).hexdigest())\n"
+    script = tmp_path / "program.py"
+    script.write_text(program + show)
+    done = [run_example(str(script), ranks=ranks) for ranks in (0, 2, 3)]
+    assert [d.returncode for d in done] == [0, 0, 0], done[0].stderr + done[1].stderr
+    assert len({d.stdout for d in done}) == 1 and done[0].stdout.count("\n") == 1
+
+
+@needs_mpi
 def test_train_gives_the_same_bits_at_any_number_of_ranks(tmp_path: Path) -> None:
     """600 images in steps of 46: the last step of an epoch has 2, fewer than there are ranks and microbatches."""
     for train, n, name in ((True, 600, "train"), (False, 100, "t10k")):
@@ -117,8 +136,10 @@ def bad_data(folder: Path, fault: str) -> str:
         (["--data", "{truncated}"], "train-images-idx3-ubyte"),
         (["--data", "{label}"], "train-labels-idx1-ubyte"),
         (["--lr", "1e30"], "the loss is (nan|inf) at step"),
+        (["--epochs", "0"], "--epochs and --steps must be at least 1, got 0"),
+        (["--threads", "0"], "threads must be at least 1, got 0"),
     ],
-    ids=["batch size", "no data", "truncated data", "label out of range", "NaN"],
+    ids=["batch size", "no data", "truncated data", "label out of range", "NaN", "epochs", "threads"],
 )
 def test_bad_input_is_one_error(options: list[str], message: str, ranks: int, tmp_path: Path) -> None:
     folders = {"folder": str(tmp_path)}
