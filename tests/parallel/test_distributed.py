@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 import dtrain
 from dtrain import data, nn, optim
 from dtrain.backend.random import key
-from dtrain.comm import Communicator, run_ranks
+from dtrain.comm import Communicator, ThreadCommunicator, run_ranks
 from dtrain.nn import functional as F
-from dtrain.parallel import NaiveDistributedDataParallel
+from dtrain.parallel import NaiveDistributedDataParallel, reducer
 from tests.parallel.training import fingerprint, make_net, train
 
 
@@ -35,6 +35,45 @@ def test_same_bits_at_any_number_of_ranks(microbatches: int, overlap: bool) -> N
     for size in (p for p in (1, 2, 3, 4, 6, 12) if p <= microbatches):
         results = run_ranks(size, lambda comm: train(comm, microbatches, overlap=overlap))
         assert results == [(want, losses)] * size, f"{size} ranks"
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("microbatches", [1, 6, 7])
+def test_many_buckets(microbatches: int, overlap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buckets that cut parameters in pieces, sent one by one: what happens between hosts."""
+    monkeypatch.setattr(reducer, "_FIRST_BUCKET", 256)
+    monkeypatch.setattr(reducer, "_BUCKET", 128)
+    monkeypatch.setattr(ThreadCommunicator, "window", lambda comm, nbytes: None)
+    want, _ = on_one_rank(lambda comm: train(comm, microbatches, wrap=NaiveDistributedDataParallel))
+    for size in (p for p in (1, 2, 3) if p <= microbatches):
+        results = run_ranks(size, lambda comm: train(comm, microbatches, overlap=overlap))
+        assert {result for result, _ in results} == {want}
+
+
+def test_buckets_leave_while_backward_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first step on: before the first layer is differentiated, gradients of the last are on their way."""
+    monkeypatch.setattr(reducer, "_FIRST_BUCKET", 64)
+    monkeypatch.setattr(reducer, "_BUCKET", 64)
+
+    def run(comm: Communicator) -> list[list[str]]:
+        seen: list[str] = []
+        start = comm.start
+        comm.start = lambda *args: (seen.append("bucket"), start(*args))[1]  # type: ignore[method-assign]
+        net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+        net[0].weight.register_hook(lambda g: seen.append("first layer"))
+        model = dtrain.DistributedDataParallel(net, comm, overlap=True)
+        steps = []
+        for _ in range(2):
+            model(dtrain.ones(2, 8)).sum().backward()
+            steps.append(list(seen))
+            seen.clear()
+        return steps
+
+    for steps in run_ranks(2, run):
+        for seen in steps:
+            before = seen.index("first layer")
+            assert 0 < before < len(seen) - 1, "buckets both before and after"
+            assert before >= 2 * 8 * 8 * 4 // 64 - 1, "nearly all of the last two layers"
 
 
 @settings(deadline=None, max_examples=15)
