@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 
 from dtrain.comm import Communicator, SingleCommunicator
-from dtrain.parallel import NaiveDistributedDataParallel
+from dtrain.parallel import NaiveDistributedDataParallel, reducer
 from tests.parallel.training import train
 
 
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("microbatches", [4, 12])
-def test_same_bits_as_one_process(comm: Communicator, microbatches: int, overlap: bool) -> None:
+def test_same_bits_as_one_process(
+    comm: Communicator, microbatches: int, overlap: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reducer, "_FIRST_BUCKET", 512)  # several messages, where messages are sent
+    monkeypatch.setattr(reducer, "_BUCKET", 512)
     want = train(SingleCommunicator(), microbatches)
     assert train(comm, microbatches, overlap=overlap) == want
 
