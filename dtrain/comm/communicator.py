@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -31,18 +32,21 @@ class Communicator(ABC):
     """A group of ranks that exchange arrays. Every rank calls the same methods in the same order.
 
     Attributes: `rank` of `size`; `local_rank` of `local_size` among the ranks on this `host` (a
-    host name). `microbatches` is the number of microbatches in a step; it equals `size` until
-    `settle_microbatches` says otherwise.
+    host name). `places[r]` is (number of the host, local rank) of rank r; hosts are numbered in the
+    order of their first ranks. `microbatches` is the number of microbatches in a step; it equals
+    `size` until `settle_microbatches` says otherwise.
 
     Methods check the arrays of this rank (type, dtype, contiguity, room), not whether ranks agree:
     the latter would cost a message. A method that starts with `i` starts and returns a `Request`.
     """
 
-    def __init__(self, rank: int, size: int, *, local_rank: int, local_size: int, host: str) -> None:
-        self.rank, self.size = rank, size
-        self.local_rank, self.local_size = local_rank, local_size
-        self.host = host
-        self.microbatches = size
+    def __init__(self, rank: int, places: Sequence[tuple[int, int]], host: str) -> None:
+        self.rank, self.size, self.places, self.host = rank, len(places), list(places), host
+        self.local_rank = places[rank][1]
+        self.local_size = sum(number == places[rank][0] for number, _ in places)
+        self.microbatches = self.size
+        #: Whether a wait for the others is to leave the core to whoever computes: on a helper thread.
+        self.patient = False
         #: Called with M when M is settled; a job installs it to set the threads per rank.
         self.on_microbatches: Callable[[int], None] | None = None
         #: Called on the helper thread with what a started function raised; a job ends there.
@@ -156,11 +160,22 @@ class Communicator(ABC):
         """The ranks on this host; a rank in it is a `local_rank`. All ranks call this."""
 
     @abstractmethod
-    def leaders_group(self) -> Communicator | None:
-        """The ranks whose local rank is 0, one per host; None on others. All ranks call this."""
+    def lane_group(self) -> Communicator | None:
+        """The ranks with this one's local rank, one per host, in the order of hosts. All ranks call this.
 
-    def window(self, nbytes: int) -> Window | None:
-        """Memory of `nbytes` a rank that all ranks share, None where they cannot. All ranks call this."""
+        None for a local rank that some host does not have.
+        """
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes there are: the number of ranks on the host that has fewest."""
+        return min(Counter(number for number, _ in self.places).values())
+
+    def window(self, nbytes: int, patient: bool = False) -> Window | None:
+        """Memory of `nbytes` a rank that all ranks share, None where they cannot. All ranks call this.
+
+        patient: who waits in a meeting leaves the core to others from the start.
+        """
         return None
 
     # Non-blocking forms

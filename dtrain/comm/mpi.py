@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,8 @@ __all__ = ["MPICommunicator"]
 # Messages of more than LARGE bytes go in pieces of CHUNK bytes: at twice the rate.
 LARGE = 4 << 20
 CHUNK = 2 << 20
+# Seconds between looks at a message on the helper thread: 12 to 50 KB at 1 Gbit/s, less than sockets hold.
+SHORTEST_PAUSE, LONGEST_PAUSE = 50e-6, 400e-6
 
 
 class MPICommunicator(Communicator):
@@ -40,13 +43,13 @@ class MPICommunicator(Communicator):
         self._twin_comm = self._comm.Dup()  # now, because it is collective and `start` is not
         host = socket.gethostname()
         self._local = _ranks_on_this_host(self._comm, host)
-        super().__init__(
-            self._comm.rank,
-            self._comm.size,
-            local_rank=self._local.rank,
-            local_size=self._local.size,
-            host=host,
-        )
+        # A host's number is that of its first rank, until they are counted.
+        firsts = self._comm.allgather((self._local.bcast(self._comm.rank), self._local.rank))
+        numbers = sorted({first for first, _ in firsts})
+        super().__init__(self._comm.rank, [(numbers.index(first), local) for first, local in firsts], host)
+        # Made when they are first asked for: an MPI has room for a limited number of communicators.
+        self._host_group: MPICommunicator | None = None
+        self._lane_group: Any = ...  # not made
         self._ops = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
         self._in_place = MPI.IN_PLACE
 
@@ -60,16 +63,21 @@ class MPICommunicator(Communicator):
         self._comm.Abort(code)
 
     def host_group(self) -> Communicator:
-        return MPICommunicator(self._local)
+        if self._host_group is None:
+            self._host_group = MPICommunicator(self._local)
+        return self._host_group
 
-    def leaders_group(self) -> Communicator | None:
+    def lane_group(self) -> Communicator | None:
         from mpi4py import MPI
 
-        leaders = self._comm.Split(0 if self.local_rank == 0 else MPI.UNDEFINED, self.rank)
-        return None if leaders == MPI.COMM_NULL else MPICommunicator(leaders)
+        number, local_rank = self.places[self.rank]
+        if self._lane_group is ...:
+            lane = self._comm.Split(local_rank if local_rank < self.lanes else MPI.UNDEFINED, number)
+            self._lane_group = None if lane == MPI.COMM_NULL else MPICommunicator(lane)
+        return self._lane_group
 
-    def window(self, nbytes: int) -> Window | None:
-        return open_window(self, nbytes) if self.size == self.local_size > 1 else None
+    def window(self, nbytes: int, patient: bool = False) -> Window | None:
+        return open_window(self, nbytes, patient) if self.size == self.local_size > 1 else None
 
     def _twin(self) -> Communicator:
         return _Twin(self)
@@ -89,10 +97,16 @@ class MPICommunicator(Communicator):
         return part
 
     def _all_gather(self, flat: Array, cuts: list[int]) -> None:
-        self._comm.Allgatherv(self._in_place, [flat, _counts(cuts)])
+        if self.patient:
+            _wait_patiently(self._comm.Iallgatherv(self._in_place, [flat, _counts(cuts)]))
+        else:
+            self._comm.Allgatherv(self._in_place, [flat, _counts(cuts)])
 
     def _all_to_all(self, send: Array, send_counts: list[int], recv: Array, recv_counts: list[int]) -> None:
-        self._comm.Alltoallv([send, send_counts], [recv, recv_counts])
+        if self.patient:
+            _wait_patiently(self._comm.Ialltoallv([send, send_counts], [recv, recv_counts]))
+        else:
+            self._comm.Alltoallv([send, send_counts], [recv, recv_counts])
 
 
 class _Twin(MPICommunicator):
@@ -101,6 +115,7 @@ class _Twin(MPICommunicator):
     def __init__(self, main: MPICommunicator) -> None:
         self.__dict__.update(main.__dict__)
         self._comm = main._twin_comm
+        self.patient = True
 
     def start(self, *args: Any) -> Any:
         raise RuntimeError("a started function cannot start another one; call the blocking form")
@@ -118,6 +133,14 @@ def _ranks_on_this_host(comm: Any, host: str) -> Any:
     local = shared.Split(shared.allgather(host).index(host), comm.rank)
     shared.Free()
     return local
+
+
+def _wait_patiently(request: Any) -> None:
+    """No MPI makes progress by itself, and its own wait would take a core from the main thread."""
+    pause = SHORTEST_PAUSE
+    while not request.Test():
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def _counts(cuts: list[int]) -> list[int]:

@@ -17,7 +17,7 @@ class SingleCommunicator(Communicator):
     """The communicator of a run without MPI: rank 0 of 1."""
 
     def __init__(self) -> None:
-        super().__init__(0, 1, local_rank=0, local_size=1, host=socket.gethostname())
+        super().__init__(0, [(0, 0)], socket.gethostname())
 
     def start(self, function: Callable[..., Any], *args: Any) -> Request:
         """Runs the function at once, in this thread; `wait` returns its result or raises."""
@@ -39,7 +39,7 @@ class SingleCommunicator(Communicator):
     def host_group(self) -> Communicator:
         return self
 
-    def leaders_group(self) -> Communicator | None:
+    def lane_group(self) -> Communicator | None:
         return self
 
     def _twin(self) -> Communicator:

@@ -47,14 +47,9 @@ class ThreadCommunicator(Communicator):
     """Rank `rank` of a meeting; `hosts` names the host of every rank: tests can have many."""
 
     def __init__(self, rank: int, meeting: Meeting, twin: Meeting, hosts: Sequence[str]) -> None:
-        host = hosts[rank]
-        super().__init__(
-            rank,
-            len(hosts),
-            local_rank=list(hosts[:rank]).count(host),
-            local_size=list(hosts).count(host),
-            host=host,
-        )
+        numbers = list(dict.fromkeys(hosts))
+        places = [(numbers.index(host), list(hosts[:r]).count(host)) for r, host in enumerate(hosts)]
+        super().__init__(rank, places, hosts[rank])
         self._meeting, self._twin_meeting, self._hosts = meeting, twin, hosts
 
     @contextmanager
@@ -80,9 +75,9 @@ class ThreadCommunicator(Communicator):
     def host_group(self) -> Communicator:
         return self._group([r for r, host in enumerate(self._hosts) if host == self.host])
 
-    def leaders_group(self) -> Communicator | None:
-        leaders = [r for r, host in enumerate(self._hosts) if host not in self._hosts[:r]]
-        return self._group(leaders if self.local_rank == 0 else [self.rank], self.local_rank == 0)
+    def lane_group(self) -> Communicator | None:
+        lane = [r for r, (_, local_rank) in enumerate(self.places) if local_rank == self.local_rank]
+        return self._group(lane, self.local_rank < self.lanes)
 
     def _group(self, ranks: list[int], member: bool = True) -> Any:
         first = self.rank == ranks[0] and member
@@ -94,7 +89,7 @@ class ThreadCommunicator(Communicator):
             meeting, twin = values[ranks[0]]
             return ThreadCommunicator(ranks.index(self.rank), meeting, twin, hosts)
 
-    def window(self, nbytes: int) -> Window | None:
+    def window(self, nbytes: int, patient: bool = False) -> Window | None:
         with self._show(np.zeros(nbytes, np.uint8)) as parts:
             return Window(parts, self._meeting.barrier.wait)
 

@@ -45,13 +45,14 @@ class _Meeting:
     A store before the count is seen before the count on processors that keep stores in order (x86-64).
     """
 
-    def __init__(self, memory: mmap.mmap, rank: int, size: int) -> None:
+    def __init__(self, memory: mmap.mmap, rank: int, size: int, patient: bool) -> None:
         self.counters = memoryview(memory).cast("q")
         self.mine = rank * (_LINE // 8)
         self.others = [r * (_LINE // 8) for r in range(size) if r != rank]
         self.meetings = 0
         # With more ranks than cores the one that is waited for may need this one's core.
-        self.spins = _SPINS if size <= (os.cpu_count() or 1) else 0
+        self.spins = _SPINS if size <= (os.cpu_count() or 1) and not patient else 0
+        self.yields = 0 if patient else _YIELDS
 
     def meet(self) -> None:
         counters = self.counters
@@ -61,13 +62,13 @@ class _Meeting:
             looks = 0
             while counters[other] < number:
                 looks += 1
-                if looks > self.spins + _YIELDS:
+                if looks > self.spins + self.yields:
                     time.sleep(50e-6)
                 elif looks > self.spins:
                     os.sched_yield()
 
 
-def open_window(comm: Communicator, nbytes: int) -> Window | None:
+def open_window(comm: Communicator, nbytes: int, patient: bool = False) -> Window | None:
     """A window of `nbytes` for each of comm's ranks, which are all on this host; all of them call this.
 
     None, on every rank, where the memory cannot be had; rank 0 says why.
@@ -101,4 +102,4 @@ def open_window(comm: Communicator, nbytes: int) -> Window | None:
         return None
     whole = np.frombuffer(memory, np.uint8)
     parts = [whole[header + r * room : header + r * room + nbytes] for r in range(comm.size)]
-    return Window(parts, _Meeting(memory, comm.rank, comm.size).meet)
+    return Window(parts, _Meeting(memory, comm.rank, comm.size, patient).meet)

@@ -1,7 +1,8 @@
 """Data parallelism whose bits do not depend on the number of ranks.
 
-May import `dtrain.comm` and what is below. Read `tree.py` (the fixed order of summation), then
-`naive.py` (all of DistributedDataParallel in a page, slow), then `reducer.py` and `distributed.py`.
+May import `dtrain.comm` and what is below. Read `tree.py` (the fixed order of summation), then `naive.py`
+(all of DistributedDataParallel in a page, slow), then `exchange.py` (how ranks meet), `reducer.py` and
+`distributed.py`.
 """
 
 from dtrain.parallel.distributed import DistributedDataParallel

@@ -43,7 +43,8 @@ class DistributedDataParallel(Module):
 
     comm: the job's communicator (None: one process). overlap: whether buckets travel on a helper thread
     while backward goes on (default: where there are several hosts; within one, memory is shared and there is
-    nothing to hide); the bits are the same.
+    nothing to hide); the bits are the same. exact=False is the fast mode: gradients are summed by MPI's own
+    Allreduce in its own order, and the bits depend on the number of ranks; a line on standard error says so.
 
     Raises ValueError for more ranks than microbatches and RuntimeError where the ranks' modules differ,
     naming the first rank and parameter; both on every rank. FloatingPointError for a loss that is NaN or
@@ -57,6 +58,7 @@ class DistributedDataParallel(Module):
         microbatches: int | None = None,
         *,
         overlap: bool | None = None,
+        exact: bool = True,
     ) -> None:
         super().__init__()
         self.module = module
@@ -68,6 +70,13 @@ class DistributedDataParallel(Module):
         check_replicas(module, self.comm, self.microbatches)
         self.comm.settle_microbatches(self.microbatches)
         self.overlap = self.comm.local_size < self.comm.size if overlap is None else overlap
+        self.exact = exact
+        if not exact and self.comm.rank == 0:
+            print(
+                "dtrain: fast mode: gradients are summed by the communicator's own all-reduce; "
+                "the results depend on the number of ranks",
+                file=sys.stderr,
+            )
         self.loss = math.nan  #: the mean loss over the last step's global batch
         self.synchronized = False  #: whether the last backward completed a step
         self._step = 0
@@ -159,7 +168,7 @@ class DistributedDataParallel(Module):
         self._reducers = []
         for i, flat in enumerate(flats):
             header = self._buffers.size if i == 0 else 1
-            reducer = Reducer(self, self.comm, flat, self.microbatches, header, self.overlap)
+            reducer = Reducer(self, self.comm, flat, self.microbatches, header, exact=self.exact, overlap=self.overlap)
             for t in flat.tensors:
                 t._sink = reducer
             self._reducers.append(reducer)

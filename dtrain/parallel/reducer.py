@@ -7,31 +7,27 @@ A `Reducer` looks after the parameters of one dtype and device. They lie in one 
 
 The header holds what the step needs beside gradients (samples, loss, buffers) and leaves with the
 first bucket; `used` counts for each parameter how many microbatches used it and leaves with the
-last. Slot 0 of the rank's subtree sums (tree.py) is this memory itself, so a rank of which all
-microbatches form one subtree sends its gradients from where backward has put them. Within one host
-nothing is sent: the slots of all ranks lie in shared memory, and each rank finishes the tree on its
-share of the message where it lies.
+last. The message is row 0 of the rank's subtree sums (exchange.py): gradients are summed where
+backward has put them.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from dtrain.autograd import Tensor
 from dtrain.backend import Array, xp_of
-from dtrain.comm import Communicator, Window, shares
-from dtrain.data.sampler import microbatch_block
+from dtrain.comm import Communicator
 from dtrain.nn.flat import Flat
-from dtrain.parallel.exact import CHUNK, exact_allreduce
-from dtrain.parallel.tree import Block, finish
+from dtrain.parallel.exchange import Exchange, open_exchange, plan_rows
 
 __all__ = ["Reducer"]
 
-# Bytes: MPI is fastest with messages of 1 to 4 MiB; the first is small, so that something is under way early.
+# Bytes: links are fastest with messages of 1 to 4 MiB; the first is small, so that something is under way early.
 _FIRST_BUCKET = 1 << 20
 _BUCKET = 4 << 20
 
@@ -48,7 +44,7 @@ class Reducer:
     """
 
     def __init__(
-        self, owner: Any, comm: Communicator, flat: Flat, microbatches: int, header: int, overlap: bool
+        self, owner: Any, comm: Communicator, flat: Flat, microbatches: int, header: int, exact: bool, overlap: bool
     ) -> None:
         if flat.data.dtype not in (np.float32, np.float64):
             raise TypeError(
@@ -57,56 +53,45 @@ class Reducer:
             )
         self.owner = owner
         self.comm, self.flat, self.microbatches, self.overlap = comm, flat, microbatches, overlap
-        blocks = [Block(microbatch_block(r, comm.size, microbatches)) for r in range(comm.size)]
-        self.block, self.held = blocks[comm.rank], [block.nodes for block in blocks]
-        self.most_slots = max(block.slots for block in blocks)
         line = 64 // flat.data.dtype.itemsize
         self.offset = -(-header // line) * line
-        self.header_size = header
         n = self.offset + len(flat.grad) + len(flat.tensors)
-        self.window: Window | None = None
-        # Between hosts buckets travel while backward goes on; within one, sums are made in place at its end.
-        self.try_window = not overlap
-        self._lie_in(list(xp_of(flat.data).zeros((self.block.slots, n), flat.data.dtype)))
+        # With one microbatch there is no mean to take: its bits are those of a plain loop.
+        mean_from = self.offset if microbatches > 1 else None
+        self.exchange: Exchange | None = None
+        self.exact, self.mean_from = exact, mean_from
+        self.plan, rows = plan_rows(comm, microbatches, exact)
         self.order: list[int] = []  # in which the gradients of the microbatch arrived
         self.index = {id(t): i for i, t in enumerate(flat.tensors)}
+        self._lie_in(list(xp_of(flat.data).zeros((rows, n), flat.data.dtype)), header)
         self._cut_buckets()
-        self.last = len(self.block.plan) - 1
+        self.last = len(self.plan) - 1
         self.requests: list[Any] = []
-        self.factor: float | None = None
 
-    def _lie_in(self, slots: list[Array]) -> None:
-        """Let the subtree sums, and with the first of them the gradients, lie in these arrays."""
-        self.slots = slots
-        self.message = slots[0]
-        self.header = self.message[: self.header_size]
+    def _lie_in(self, rows: list[Array], header: int) -> None:
+        """Let the rank's sums, and with the first of them the gradients, lie in these arrays."""
+        self.rows, self.message = rows, rows[0]
+        self.header = self.message[:header]
         self.used = self.message[len(self.message) - len(self.flat.tensors) :]
         self.flat.move_gradients(self.message, self.offset)
 
-    def _move_to_window(self) -> None:
-        """Move the sums into memory that all ranks share, where it can be had.
-
-        The first time that they are exchanged: at that point all ranks do the same in the same order.
-        """
-        self.try_window = False
-        n, most, dtype = len(self.message), self.most_slots, self.message.dtype
-        self.window = self.comm.window((most * n + most) * dtype.itemsize)
-        if self.window is not None:
-            parts = [part.view(dtype) for part in self.window.parts]
-            # Of each rank: its slots, and beside them what their headers say of the number of samples.
-            self.theirs = [list(part[: most * n].reshape(most, n)) for part in parts]
-            self.samples = [part[most * n :] for part in parts]
-            own = self.theirs[self.comm.rank]
-            for new, old in zip(own, self.slots, strict=False):
-                new[...] = old
-            self._lie_in(own)
+    def _open_exchange(self) -> Exchange:
+        """When something is to be exchanged for the first time: there all ranks do the same in the same order."""
+        self.exchange = open_exchange(
+            self.comm, self.microbatches, self.rows, self.mean_from, exact=self.exact, overlap=self.overlap
+        )
+        self._lie_in(self.exchange.rows, len(self.header))
+        if self.exchange.at_once:
+            self.buckets = [slice(0, len(self.message))]
+        return self.exchange
 
     def _cut_buckets(self) -> None:
         """Slices of the message, and for each the number of tensors that reach into it."""
         n, size = len(self.message), self.message.dtype.itemsize
+        bucket = _BUCKET * max(1, self.comm.lanes // 4)  # so that a lane's share does not get small
         ends = [min(n, max(_FIRST_BUCKET // size, self.offset))]
         while ends[-1] < n:
-            ends.append(min(n, ends[-1] + _BUCKET // size))
+            ends.append(min(n, ends[-1] + bucket // size))
         self.buckets = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
         self.ends = ends
         self.things = [0] * len(self.buckets)  # how many things each bucket waits for
@@ -130,7 +115,7 @@ class Reducer:
         self.k = k
         # With one microbatch there is nothing to weigh: its bits are those of a plain loop.
         self.weight = None if self.microbatches == 1 else self.message.dtype.type(weight)
-        self.depth, self.carries = self.block.plan[k]
+        self.depth, self.carries = self.plan[k]
         self.arrived = [False] * len(self.flat.tensors)
         self.order = []
         self.missing = list(self.things)
@@ -165,11 +150,7 @@ class Reducer:
                 self.order.append(i)
                 self._add(self.place[i], 0)
         self._add(self.used_place, used)
-        if self.k == self.last and self.try_window:
-            self._move_to_window()
-        if self.k == self.last and self.window is not None:
-            self._exchange_in(self.window)
-        elif self.k == self.last:
+        if self.k == self.last:
             while self.sent < len(self.buckets):
                 self._send()
 
@@ -178,12 +159,12 @@ class Reducer:
         # One rounding for every leaf, whether it is stored or added.
         values = xp_of(self.message).asarray(values, self.message.dtype)
         if not self.carries:
-            self.slots[self.depth][where] = values
+            self.rows[self.depth][where] = values
         else:
-            top = self.slots[self.depth - 1][where]
+            top = self.rows[self.depth - 1][where]
             top += values
             for slot in range(self.depth - 2, self.depth - self.carries - 1, -1):
-                below = self.slots[slot][where]
+                below = self.rows[slot][where]
                 below += top
                 top = below
         if self.overlap and self.k == self.last:
@@ -196,47 +177,13 @@ class Reducer:
 
     def _send(self) -> None:
         """Sum the next bucket over all ranks, on the helper thread where communication is to overlap."""
-        bucket = self.sent
+        exchange = self.exchange or self._open_exchange()
+        where = self.buckets[self.sent]
         self.sent += 1
         if self.overlap:
-            self.requests.append(self.comm.start(self._exchange, bucket))
+            self.requests.append(self.comm.start(exchange.all_reduce, where))
         else:
-            self._exchange(self.comm, bucket)
-
-    def _exchange(self, comm: Communicator, bucket: int) -> None:
-        where = self.buckets[bucket]
-        parts = [slot[where] for slot in self.slots[: len(self.block.nodes)]]
-        scale: Callable[[], float | None] = (lambda: None) if bucket == 0 else (lambda: self.factor)
-        exact_allreduce(comm, self.held, parts, self.message[where], self.microbatches, scale)
-        if bucket == 0 and self.microbatches > 1:
-            # Only now the number of samples is known; the other buckets come after this one.
-            total = float(self.header[0])
-            self.factor = 1 / total if total else 0.0
-            self.message[self.offset : where.stop] *= self.message.dtype.type(self.factor)
-
-    def _exchange_in(self, window: Window) -> None:
-        """Finish the tree on this rank's share of the message, reading and writing that of all ranks in place."""
-        for i in range(len(self.block.nodes)):
-            self.samples[self.comm.rank][i] = self.slots[i][0]
-        window.meet()
-        held = [(r, i, node) for r, nodes in enumerate(self.held) for i, node in enumerate(nodes)]
-        factor = None
-        if self.microbatches > 1:
-            # Read here: the headers themselves are being summed by the rank whose share they are.
-            total = np.empty(1, self.message.dtype)
-            finish({node: self.samples[r][i : i + 1].copy() for r, i, node in held}, self.microbatches, total)
-            factor = self.message.dtype.type(1 / float(total[0]) if total[0] else 0.0)
-        cuts = shares(len(self.message), self.comm.size)
-        lo, hi = cuts[self.comm.rank], cuts[self.comm.rank + 1]
-        for start in range(lo, hi, CHUNK):
-            part = slice(start, min(start + CHUNK, hi))
-            finish({node: self.theirs[r][i][part] for r, i, node in held}, self.microbatches, self.message[part])
-            if factor is not None:
-                self.message[max(start, self.offset) : part.stop] *= factor
-            for other in self.theirs:
-                if other is not self.slots:
-                    other[0][part] = self.message[part]
-        window.meet()
+            exchange.all_reduce(self.comm, where)
 
     def wait(self) -> None:
         """Returns when all sums are there; raises what went wrong on the helper thread."""

@@ -10,11 +10,11 @@ associative, but every sum is made of the same additions at any number of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from dtrain.backend import Array, xp_of
 
-__all__ = ["Block", "finish", "naive_sum", "subtrees"]
+__all__ = ["Additions", "Block", "Node", "naive_sum", "subtrees"]
 
 Node = tuple[int, int]
 
@@ -65,24 +65,46 @@ class Block:
             self.slots = max(self.slots, len(self.nodes))
 
 
-def finish(sums: Mapping[Node, Array], microbatches: int, out: Array) -> None:
-    """Write the root of the tree into `out` from subtree sums that cover all microbatches.
+class Additions:
+    """The additions of the tree that can be made among some subtree sums; worked out once, made often.
 
-    sums: 1-D arrays of out's size, of which any may be overwritten. `out` may be one of them.
+    nodes: which subtrees the rows are, in any order; none twice. rest, rest_nodes: the rows that remain
+    when all of them are made, from left to right; one, the root, if the nodes cover all microbatches.
     """
-    xp = xp_of(out)
-    left = dict(sums)
-    level, width = 0, microbatches
-    while width > 1:
-        for i in range(0, width, 2):
-            a, b = left.pop((level, i), None), left.pop((level, i + 1), None)
-            if a is None:
-                continue  # inside a subtree that a rank has summed already
-            if b is not None:
-                a = xp.add(a, b, out=out if width == 2 else a)
-            left[level + 1, i // 2] = a
-        width = (width + 1) // 2
-        level += 1
-    (root,) = left.values()
-    if root is not out:
-        out[...] = root
+
+    def __init__(self, nodes: Sequence[Node], microbatches: int) -> None:
+        self.steps: list[tuple[int, int]] = []
+        left = {node: row for row, node in enumerate(nodes)}
+        level, width = 0, microbatches
+        while width > 1:
+            for i in range(0, width, 2):
+                a, b = left.get((level, i)), left.get((level, i + 1))
+                if a is None or (b is None and i + 1 < width):
+                    continue  # inside a subtree that is summed already, or its other half is elsewhere
+                del left[level, i]
+                left[level + 1, i // 2] = a
+                if b is not None:
+                    del left[level, i + 1]
+                    self.steps.append((a, b))
+            width = (width + 1) // 2
+            level += 1
+        self.rest_nodes = sorted(left, key=lambda node: node[1] << node[0])
+        self.rest = [left[node] for node in self.rest_nodes]
+
+    def make(self, rows: Sequence[Array]) -> list[Array]:
+        """Add rows up, in place; returns those that remain."""
+        for a, b in self.steps:
+            top = rows[a]
+            top += rows[b]
+        return [rows[i] for i in self.rest]
+
+    def finish(self, rows: Sequence[Array], out: Array) -> None:
+        """Write the root into `out`, which may be one of the rows; these are overwritten."""
+        *steps, last = self.steps or [(0, 0)]
+        for a, b in steps:
+            top = rows[a]
+            top += rows[b]
+        if self.steps:
+            xp_of(out).add(rows[last[0]], rows[last[1]], out=out)
+        elif rows[0] is not out:
+            out[...] = rows[0]

@@ -166,11 +166,12 @@ def groups(comm: Communicator) -> None:
     x = np.array([1])
     here.allreduce_(x)
     assert x == comm.local_size
-    leaders = comm.leaders_group()
-    assert (leaders is not None) == (comm.local_rank == 0)
-    if leaders is not None:
-        assert sorted(leaders.all_gather_object(comm.host)) == sorted(set(hosts))
-        assert leaders.local_size == 1
+    assert comm.all_gather_object(comm.places[comm.rank]) == comm.places
+    lane = comm.lane_group()
+    assert (lane is not None) == (comm.local_rank < comm.lanes)
+    if lane is not None:
+        assert lane.all_gather_object(comm.host) == list(dict.fromkeys(hosts))
+        assert lane.local_size == 1
 
 
 @check

@@ -37,13 +37,32 @@ def test_same_bits_at_any_number_of_ranks(microbatches: int, overlap: bool) -> N
         assert results == [(want, losses)] * size, f"{size} ranks"
 
 
+@pytest.mark.parametrize("hosts", ["aab", "aabb", "abab", "aaab"])
+def test_same_bits_on_several_hosts(hosts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts of equal and unequal numbers of ranks, and ranks that are dealt out to hosts in turn."""
+    monkeypatch.setattr(reducer, "_FIRST_BUCKET", 512)
+    monkeypatch.setattr(reducer, "_BUCKET", 512)
+    for microbatches in (4, 7):
+        want = on_one_rank(lambda comm, m=microbatches: train(comm, m))
+        results = run_ranks(len(hosts), lambda comm, m=microbatches: train(comm, m), hosts=list(hosts))
+        assert results == [want] * len(hosts)
+
+
+def test_the_fast_mode_says_so_and_is_right_within_rounding(capfd: pytest.CaptureFixture[str]) -> None:
+    _, want = on_one_rank(lambda comm: train(comm, 6, dtype=np.float64))
+    for hosts in (["a"] * 3, ["a", "a", "b"]):
+        for _, losses in run_ranks(3, lambda comm: train(comm, 6, dtype=np.float64, exact=False), hosts=hosts):
+            np.testing.assert_allclose(losses, want, rtol=1e-9)
+    assert capfd.readouterr().err.count("fast mode") == 2
+
+
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("microbatches", [1, 6, 7])
 def test_many_buckets(microbatches: int, overlap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Buckets that cut parameters in pieces, sent one by one: what happens between hosts."""
     monkeypatch.setattr(reducer, "_FIRST_BUCKET", 256)
     monkeypatch.setattr(reducer, "_BUCKET", 128)
-    monkeypatch.setattr(ThreadCommunicator, "window", lambda comm, nbytes: None)
+    monkeypatch.setattr(ThreadCommunicator, "window", lambda *args: None)
     want, _ = on_one_rank(lambda comm: train(comm, microbatches, wrap=NaiveDistributedDataParallel))
     for size in (p for p in (1, 2, 3) if p <= microbatches):
         results = run_ranks(size, lambda comm: train(comm, microbatches, overlap=overlap))
