@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -11,31 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dtrain.data import FashionMNIST
-from tests.launch.jobs import ROOT, environment, mpirun, needs_mpi
-
-EXAMPLES = ROOT / "examples"
-
-
-def run_example(name: str, *options: str, ranks: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run an example: as one process (ranks 0), or under mpirun. It uses the embedded data."""
-    command = [mpirun() or "mpirun", "-n", str(ranks)] if ranks else []
-    command += [sys.executable, str(EXAMPLES / name), *options]
-    # No folder of this machine's; an empty cache.
-    places = {"DTRAIN_DATA": "", "XDG_CACHE_HOME": "/nonexistent", **variables}
-    return subprocess.run(command, env=environment(**places), capture_output=True, text=True, timeout=180)
-
-
-def result_of(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def write_idx(folder: Path, name: str, images: np.ndarray, labels: np.ndarray) -> None:
-    """Images and labels as the IDX files of a data set."""
-    for kind, magic, array in (("images-idx3", 3, images), ("labels-idx1", 1, labels)):
-        header = bytes([0, 0, 8, magic]) + np.array(array.shape, ">i4").tobytes()
-        (folder / f"{name}-{kind}-ubyte").write_bytes(header + np.asarray(array, np.uint8).tobytes())
+from tests.examples.programs import EXAMPLES, result_of, run_example, write_idx, write_small_data
+from tests.launch.jobs import ROOT, needs_mpi
 
 
 def test_simple_net_learns() -> None:
@@ -84,9 +60,7 @@ def test_the_program_of_the_readme(told: str, tmp_path: Path) -> None:
 @needs_mpi
 def test_train_gives_the_same_bits_at_any_number_of_ranks(tmp_path: Path) -> None:
     """600 images in steps of 46: the last step of an epoch has 2, fewer than there are ranks and microbatches."""
-    for train, n, name in ((True, 600, "train"), (False, 100, "t10k")):
-        subset = FashionMNIST(train=train)
-        write_idx(tmp_path, name, subset.data[:: len(subset) // n], subset.targets[:: len(subset) // n])
+    write_small_data(tmp_path)
     options = ("--steps", "30", "--microbatches", "12", "--batch-size", "46", "--data", str(tmp_path))
     want = result_of(run_example("train.py", *options))
     assert want["data"] == "600 images" and want["ranks"] == 1
