@@ -17,7 +17,7 @@ import pytest
 
 from tests.examples.programs import EXAMPLES, result_of, run_example, write_small_data
 from tests.hosts.emulated import Cluster
-from tests.launch.jobs import environment, needs_mpi
+from tests.launch.jobs import ROOT, environment, needs_mpi
 
 Hosts = Callable[..., Cluster]
 
@@ -70,6 +70,15 @@ def test_training_on_two_hosts_gives_the_bits_of_one_process(ranks: int, emulate
     assert {name: got[name] for name in ("sha256", "loss", "accuracy")} == {
         name: want[name] for name in ("sha256", "loss", "accuracy")
     }
+
+
+@needs_mpi
+@pytest.mark.parametrize("ranks", [4, 3], ids=["2+2", "2+1"])
+def test_what_ranks_of_one_host_pass_passes_on_two(ranks: int, emulated_hosts: Hosts) -> None:
+    """The tests in tests/mpi, whose transports then go between hosts."""
+    tests = [sys.executable, "-m", "pytest", str(ROOT / "tests/mpi")]
+    done = emulated_hosts(2).mpirun(ranks, tests, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @needs_mpi

@@ -14,7 +14,11 @@ from tests.parallel.training import train
 
 @pytest.mark.mpi(min_size=2)
 def test_what_was_written_before_a_meeting_is_seen_after_it(comm: Communicator) -> None:
+    comm = comm.host_group()  # all ranks, unless they were started on several hosts
     window = comm.window(8 * 100)
+    if comm.size == 1:
+        assert window is None
+        return
     assert window is not None
     parts = [part.view(np.int64) for part in window.parts]
     assert [part.size for part in parts] == [100] * comm.size
@@ -30,10 +34,10 @@ def test_what_was_written_before_a_meeting_is_seen_after_it(comm: Communicator) 
 def test_the_memory_has_no_name(comm: Communicator) -> None:
     """So there is nothing to remove, whatever ends the job."""
     before = set(os.listdir("/dev/shm"))
-    window = comm.window(1 << 20)
+    window = comm.host_group().window(1 << 20)
     comm.barrier()
     maps = Path("/proc/self/maps").read_text()
-    assert window is not None and "memfd:dtrain-window" in maps
+    assert (window is not None and "memfd:dtrain-window" in maps) or comm.local_size == 1
     assert not [name for name in set(os.listdir("/dev/shm")) - before if "dtrain" in name]
     comm.barrier()
 
