@@ -29,7 +29,7 @@ __all__ = ["Reducer"]
 
 # Bytes: links are fastest with messages of 1 to 4 MiB; the first is small, so that something is under way early.
 _FIRST_BUCKET = 1 << 20
-_BUCKET = 4 << 20
+_BUCKET = 2 << 20
 
 
 class Reducer:
@@ -88,7 +88,7 @@ class Reducer:
     def _cut_buckets(self) -> None:
         """Slices of the message, and for each the number of tensors that reach into it."""
         n, size = len(self.message), self.message.dtype.itemsize
-        bucket = _BUCKET * max(1, self.comm.lanes // 4)  # so that a lane's share does not get small
+        bucket = _BUCKET * max(1, self.comm.lanes // 2)  # so that a lane's share is at least 1 MiB
         ends = [min(n, max(_FIRST_BUCKET // size, self.offset))]
         while ends[-1] < n:
             ends.append(min(n, ends[-1] + bucket // size))

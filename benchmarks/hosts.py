@@ -1,0 +1,120 @@
+"""Communication between two hosts: how much of it a backward pass hides, and the bytes on the wire.
+
+    python benchmarks/hosts.py [--rate 1gbit] [--rounds 8] [--json FILE]      as root, with iproute2
+
+The hosts are emulated on this machine (tests/hosts): network namespaces joined by links of the given rate.
+One rank, of one thread, on each trains a multilayer perceptron of 27 MiB whose backward pass takes longer than its
+communication. Three kinds of step take turns in the same processes: without communication; with it after
+the backward pass (overlap=False); with it during the pass (overlap=True).
+
+    hidden = (after - during) / (after - without)
+
+Bytes are those that a host's network device has sent, per step, beside 2 n (H - 1) / H for messages of n bytes
+and H = 2 hosts; for one and for two ranks a host. That the bits do not depend on hosts is tested in tests/hosts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from machine import machine
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for tests.hosts
+
+WIDTH, LAYERS, BATCH = 768, 12, 2048
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", default="1gbit", help="of the links, as tc writes it")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(options.rounds)
+        return
+    from tests.hosts.emulated import hosts
+
+    rows = []
+    print(f"{machine()}; two emulated hosts, {options.rate}; medians of {options.rounds} rounds")
+    for ranks in (2, 4):
+        with hosts(2, rate=options.rate) as cluster:
+            script = [sys.executable, __file__, "--child", "--rounds", str(options.rounds)]
+            done = cluster.mpirun(ranks, script, timeout=1200, OMP_NUM_THREADS="1")
+        if done.returncode:
+            raise RuntimeError(f"the ranks failed:\n{done.stdout}{done.stderr}")
+        row = json.loads(done.stdout.splitlines()[-1])
+        rows.append(row)
+        print(
+            f"{ranks // 2} per host: a step takes {row['without_ms']:.0f} ms without communication, {row['after_ms']:.0f} "
+            f"with it afterwards, {row['during_ms']:.0f} during backward: {row['hidden']:.0%} hidden; "
+            f"{row['sent_bytes'] / 2**20:.2f} MiB sent per host and step, {row['of_ideal']:.3f} of the ideal",
+            flush=True,
+        )
+    if options.json:
+        command = " ".join(["python", *sys.argv])
+        result = {"command": command, "machine": machine(), "date": time.strftime("%Y-%m-%d"), "rows": rows}
+        Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def sent() -> int:
+    """Bytes that this host has sent so far."""
+    line = next(s for s in Path("/proc/net/dev").read_text().splitlines() if s.strip().startswith("eth0"))
+    return int(line.split(":")[1].split()[8])
+
+
+def child(rounds: int) -> None:
+    import dtrain
+    import launch
+    from dtrain import nn
+
+    job = launch.Job(seed=0, threads=1)
+
+    def network() -> nn.Module:
+        layers: list[nn.Module] = []
+        for _ in range(LAYERS):
+            layers += [nn.Linear(WIDTH, WIDTH), nn.ReLU()]
+        return nn.Sequential(*layers)
+
+    models = {
+        "without": dtrain.DistributedDataParallel(network()),
+        "after": dtrain.DistributedDataParallel(network(), job.comm, overlap=False),
+        "during": dtrain.DistributedDataParallel(network(), job.comm, overlap=True),
+    }
+    x = dtrain.randn(BATCH // job.local_size, WIDTH)
+    times: dict[str, list[float]] = {kind: [] for kind in models}
+    bytes_sent: list[int] = []
+    for number in range(rounds + 2):
+        for kind, model in models.items():
+            job.comm.barrier()
+            before, start = sent(), time.perf_counter()
+            model(x).square().mean().backward()
+            slowest = max(job.comm.all_gather_object(time.perf_counter() - start))
+            model.zero_grad()
+            if number >= 2:  # the first ones make windows and put gradients in order
+                times[kind].append(slowest * 1e3)
+                bytes_sent += [sent() - before] if kind != "without" else []
+    of_hosts = job.comm.all_gather_object(statistics.median(bytes_sent))
+    without, after, during = (statistics.median(times[kind]) for kind in ("without", "after", "during"))
+    ideal = 4 * sum(p.numel() for p in network().parameters())  # 2 n (H - 1) / H with H = 2
+    result = {
+        "ranks_per_host": job.local_size,
+        "without_ms": without,
+        "after_ms": after,
+        "during_ms": during,
+        "hidden": (after - during) / (after - without),
+        "sent_bytes": max(of_hosts),
+        "ideal_bytes": ideal,
+        "of_ideal": max(of_hosts) / ideal,
+    }
+    job.print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
