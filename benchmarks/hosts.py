@@ -52,9 +52,10 @@ def main() -> None:
         row = json.loads(done.stdout.splitlines()[-1])
         rows.append(row)
         print(
-            f"{ranks // 2} per host: a step takes {row['without_ms']:.0f} ms without communication, {row['after_ms']:.0f} "
-            f"with it afterwards, {row['during_ms']:.0f} during backward: {row['hidden']:.0%} hidden; "
-            f"{row['sent_bytes'] / 2**20:.2f} MiB sent per host and step, {row['of_ideal']:.3f} of the ideal",
+            f"{ranks // 2} per host: a step takes {row['without_ms']:.0f} ms without communication, "
+            f"{row['after_ms']:.0f} with it afterwards, {row['during_ms']:.0f} during backward: "
+            f"{row['hidden']:.0%} hidden; {row['sent_bytes'] / 2**20:.2f} MiB sent per host and step, "
+            f"{row['of_ideal']:.3f} of the ideal",
             flush=True,
         )
     if options.json:

@@ -77,7 +77,7 @@ class ThreadCommunicator(Communicator):
 
     def lane_group(self) -> Communicator | None:
         lane = [r for r, (_, local_rank) in enumerate(self.places) if local_rank == self.local_rank]
-        return self._group(lane, self.local_rank < self.lanes)
+        return self._group(sorted(lane, key=lambda r: self.places[r]), self.local_rank < self.lanes)
 
     def _group(self, ranks: list[int], member: bool = True) -> Any:
         first = self.rank == ranks[0] and member

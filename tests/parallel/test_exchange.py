@@ -50,7 +50,7 @@ def exchange_on(
     return result.tobytes()
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=100)
 @given(data=st.data())
 def test_every_rank_gets_the_naive_sum(data: st.DataObject) -> None:
     microbatches = data.draw(st.integers(1, 20), "microbatches")
