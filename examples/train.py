@@ -83,7 +83,7 @@ def main():
     test = data.FashionMNIST(args.data, train=False)
     parts = {"comm": job.comm, "microbatches": args.microbatches}
     loader = data.DataLoader(train, args.batch_size, shuffle=True, **parts)
-    test_loader = data.DataLoader(test, max(1000, args.microbatches), **parts)
+    test_loader = data.DataLoader(test, 1000, **parts)
 
     model = dtrain.DistributedDataParallel(Net().to(job.device), **parts)
     optimizer = optim.SGD(model.parameters(), lr=args.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)

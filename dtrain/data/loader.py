@@ -6,6 +6,7 @@ of ranks; so neither does the loader's state, which is (epoch, samples consumed 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from typing import Any
@@ -28,8 +29,9 @@ class DataLoader:
     """Iterates over this rank's microbatches, step by step; each `iter(loader)` is the next epoch.
 
     Step k of an epoch takes the samples order[k*B : (k+1)*B] and cuts them into M nearly equal
-    microbatches, of which this rank yields its own in order. A microbatch without samples (last
-    step) is yielded too, as arrays of shape (0, ...): a rank never misses its turn.
+    microbatches, of which this rank yields its own in order. A microbatch without samples (there are some
+    where B or what is left for the last step is less than M) is yielded too, as arrays of shape (0, ...): a
+    rank never misses its turn. No sample is ever repeated to fill one up.
 
     Args:
         dataset: has `len(dataset)` and `dataset[i]`.
@@ -76,11 +78,6 @@ class DataLoader:
         self.shuffle = bool(shuffle)
         self.drop_last = bool(drop_last)
         self.own_microbatches = microbatch_block(rank, size, microbatches)
-        if batch_size < microbatches:
-            raise ValueError(
-                f"batch_size {batch_size} cannot be cut into {microbatches} microbatches; "
-                f"use at most {batch_size}, or a larger batch_size"
-            )
         self._samples = len(dataset)
         if self._samples == 0:
             raise ValueError("the dataset is empty: there is nothing to load")
@@ -92,6 +89,12 @@ class DataLoader:
                 f"use a batch_size of at most {self._samples}, or drop_last=False"
             )
         self._check_agreement(comm)
+        if batch_size < microbatches and rank == 0:
+            print(
+                f"dtrain: batch_size {batch_size} is that of all ranks together; of a step's {microbatches} "
+                f"microbatches {microbatches - batch_size} have no samples",
+                file=sys.stderr,
+            )
         self._collate = collate_fn or default_collate
         self._take_batch = batch_method(dataset) if collate_fn is None else None
         self._epoch = 0

@@ -41,7 +41,7 @@ def batch_norm(
     if training and count == 1:
         raise ValueError(
             f"batch_norm in training needs more than one value per channel, got input of shape {x.shape}; "
-            "use a larger batch, fewer microbatches or drop_last=True"
+            "use a larger batch, fewer microbatches, drop_last=True or nn.SyncBatchNorm"
         )
     mean, var = (None, None) if of_batch else (running_mean, running_var)
     kernels = backend_of(x)

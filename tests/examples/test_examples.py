@@ -105,7 +105,7 @@ def bad_data(folder: Path, fault: str) -> str:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--batch-size", "3"], "batch_size 3 cannot be cut into 4 microbatches; use at most 3"),
+        (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["--data", "{folder}/nowhere"], "nowhere"),
         (["--data", "{truncated}"], "train-images-idx3-ubyte"),
         (["--data", "{label}"], "train-labels-idx1-ubyte"),
