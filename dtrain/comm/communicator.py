@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtrain.comm.request import Helper, Request
+from dtrain.comm.traffic import Traffic
 from dtrain.comm.window import Window
 
 __all__ = ["Array", "Communicator", "shares"]
@@ -34,7 +35,8 @@ class Communicator(ABC):
     Attributes: `rank` of `size`; `local_rank` of `local_size` among the ranks on this `host` (a
     host name). `places[r]` is (number of the host, local rank) of rank r; hosts are numbered in the
     order of their first ranks. `microbatches` is the number of microbatches in a step; it equals
-    `size` until `settle_microbatches` says otherwise.
+    `size` until `settle_microbatches` says otherwise. `traffic.bytes_sent` counts what this rank has
+    sent in messages, on the helper thread and in its groups too.
 
     Methods check the arrays of this rank (type, dtype, contiguity, room), not whether ranks agree:
     the latter would cost a message. A method that starts with `i` starts and returns a `Request`.
@@ -51,6 +53,7 @@ class Communicator(ABC):
         self.on_microbatches: Callable[[int], None] | None = None
         #: Called on the helper thread with what a started function raised; a job ends there.
         self.on_helper_error: Callable[[BaseException], None] | None = None
+        self.traffic = Traffic()
         self._helper: Helper | None = None
 
     def __repr__(self) -> str:
@@ -72,7 +75,10 @@ class Communicator(ABC):
     def broadcast_(self, x: Array, root: int = 0) -> None:
         """x of rank `root` replaces x on every rank. Any shape, the same on all ranks."""
         self._check_root(root)
-        self._broadcast(_flat(x, write=True), root)
+        flat = _flat(x, write=True)
+        if self.rank == root:
+            self.traffic.add(flat.nbytes * (self.size - 1))
+        self._broadcast(flat, root)
 
     def allreduce_(self, x: Array, op: str = "sum") -> None:
         """x becomes the sum (or "max", "min") of x over all ranks, on every rank. Any shape.
@@ -81,7 +87,9 @@ class Communicator(ABC):
         floating-point sum depend on the number of ranks. The exact sum is in `dtrain.parallel`.
         """
         _check_op(x, op)
-        self._allreduce(_flat(x, write=True), op)
+        flat = _flat(x, write=True)
+        self.traffic.add(2 * flat.nbytes * (self.size - 1) // self.size)
+        self._allreduce(flat, op)
 
     def reduce_scatter(self, x: Array) -> Array:
         """This rank's part of the sum of x over all ranks, cut by `shares(x.size, size)`.
@@ -89,13 +97,16 @@ class Communicator(ABC):
         x: any shape, read in C order -> (cuts[rank + 1] - cuts[rank],). Fast mode, as `allreduce_`.
         """
         _check_op(x, "sum")
-        return self._reduce_scatter(_flat(x), shares(x.size, self.size))
+        flat = _flat(x)
+        self.traffic.add(flat.nbytes * (self.size - 1) // self.size)
+        return self._reduce_scatter(flat, shares(x.size, self.size))
 
     def all_gather(self, x: Array) -> Array:
         """x of every rank, stacked: (...) -> (size, ...), row r from rank r."""
         flat = _flat(x)
         out = np.empty((self.size, *x.shape), x.dtype)
         _flat(out)[self.rank * x.size : (self.rank + 1) * x.size] = flat
+        self.traffic.add(flat.nbytes * (self.size - 1))
         self._all_gather(_flat(out, write=True), [r * x.size for r in range(self.size + 1)])
         return out
 
@@ -112,6 +123,7 @@ class Communicator(ABC):
                 f"cuts must be {self.size + 1} rising numbers from 0 to the buffer's size "
                 f"{flat.size}, got {cuts}; shares(n, size) makes such a list"
             )
+        self.traffic.add((cuts[self.rank + 1] - cuts[self.rank]) * flat.itemsize * (self.size - 1))
         self._all_gather(flat, cuts)
 
     def all_to_all(
@@ -133,6 +145,7 @@ class Communicator(ABC):
         elif out.dtype != send.dtype:
             raise TypeError(f"out has dtype {out.dtype}, send has {send.dtype}; make them equal")
         self._check_counts("recv_counts", recv_counts, out.size)
+        self.traffic.add((flat.size - send_counts[self.rank]) * flat.itemsize)
         self._all_to_all(flat, list(send_counts), _flat(out, write=True), list(recv_counts))
         return out
 
@@ -190,7 +203,9 @@ class Communicator(ABC):
         """
         if self._helper is None:
             self._helper = Helper(f"comm-rank-{self.rank}", self._helper_failed)
-        return self._helper.submit(Request(function, self._twin(), *args))
+        twin = self._twin()
+        twin.traffic = self.traffic
+        return self._helper.submit(Request(function, twin, *args))
 
     def iallreduce_(self, x: Array, op: str = "sum") -> Request:
         """Starts `allreduce_`; x must be left alone until the request is done."""

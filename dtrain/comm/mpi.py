@@ -66,6 +66,7 @@ class MPICommunicator(Communicator):
     def host_group(self) -> Communicator:
         if self._host_group is None:
             self._host_group = MPICommunicator(self._local)
+            self._host_group.traffic = self.traffic
         return self._host_group
 
     def lane_group(self) -> Communicator | None:
@@ -75,6 +76,8 @@ class MPICommunicator(Communicator):
         if self._lane_group is ...:
             lane = self._comm.Split(local_rank if local_rank < self.lanes else MPI.UNDEFINED, number)
             self._lane_group = None if lane == MPI.COMM_NULL else MPICommunicator(lane)
+            if self._lane_group is not None:
+                self._lane_group.traffic = self.traffic
         return self._lane_group
 
     def window(self, nbytes: int, patient: bool = False) -> Window | None:

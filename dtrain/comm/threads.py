@@ -87,7 +87,9 @@ class ThreadCommunicator(Communicator):
                 return None
             hosts = [self._hosts[r] for r in ranks]
             meeting, twin = values[ranks[0]]
-            return ThreadCommunicator(ranks.index(self.rank), meeting, twin, hosts)
+            group = ThreadCommunicator(ranks.index(self.rank), meeting, twin, hosts)
+            group.traffic = self.traffic
+            return group
 
     def window(self, nbytes: int, patient: bool = False) -> Window | None:
         with self._show(np.zeros(nbytes, np.uint8)) as parts:

@@ -175,6 +175,28 @@ def groups(comm: Communicator) -> None:
 
 
 @check
+def bytes_are_counted(comm: Communicator) -> None:
+    others = comm.size - 1
+    x = np.zeros(12 * comm.size, np.float32)  # 48 bytes a rank
+    part, cuts = [12] * comm.size, shares(x.size, comm.size)
+    lane = comm.lane_group()
+    for call, nbytes in (
+        (lambda: comm.broadcast_(x), 0 if comm.rank else x.nbytes * others),
+        (lambda: comm.allreduce_(x), 2 * 48 * others),
+        (lambda: comm.reduce_scatter(x), 48 * others),
+        (lambda: comm.all_gather(x[:12]), 48 * others),
+        (lambda: comm.all_gather_(x, cuts), 48 * others),
+        (lambda: comm.iall_gather_(x, cuts).wait(), 48 * others),
+        (lambda: comm.all_to_all(x, part, part), 48 * others),
+        (lambda: lane and lane.all_gather(x[:12]), 48 * (lane.size - 1) if lane else 0),
+    ):
+        before = comm.traffic.bytes_sent
+        call()  # type: ignore[no-untyped-call]
+        assert comm.traffic.bytes_sent - before == nbytes
+    comm.close()
+
+
+@check
 def bad_arrays_are_refused(comm: Communicator) -> None:
     frozen = np.ones(3)
     frozen.flags.writeable = False
