@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -18,6 +18,8 @@ from numpy.lib.stride_tricks import as_strided
 __all__ = [
     "adaptive_avg_pool2d",
     "adaptive_avg_pool2d_grad",
+    "attention",
+    "attention_grad",
     "avg_pool2d",
     "avg_pool2d_grad",
     "batch_norm",
@@ -29,6 +31,7 @@ __all__ = [
     "dropout_mask",
     "embedding_grad",
     "erf",
+    "gelu",
     "layer_norm",
     "layer_norm_grad",
     "log_softmax",
@@ -367,7 +370,9 @@ def layer_norm(
     scale = (1 / np.sqrt(var + eps)).astype(x.dtype)
     normal *= scale
     y = normal if weight is None else normal * weight
-    return (y if bias is None else y + bias), normal, scale
+    if bias is not None:
+        y = y + bias if y is normal else np.add(y, bias, out=y)
+    return y, normal, scale
 
 
 def layer_norm_grad(
@@ -443,6 +448,133 @@ def cross_entropy_grad(
     return gx
 
 
+# -- attention ---------------------------------------------------------------------------------------
+
+# Elements of a block of attention weights: 256 KiB of float32, so that all passes over it stay in the L2 cache.
+_WEIGHT_ELEMENTS = 1 << 16
+
+
+class _WeightBlock(NamedTuple):
+    """Where a block of attention weights lies in queries, in keys and in the weights, all heads at once.
+
+    bias: what is added to its last keys in causal attention: -inf for those later than their query.
+    """
+
+    queries: tuple[Any, ...]
+    keys: tuple[Any, ...]
+    weights: tuple[Any, ...]
+    bias: np.ndarray | None
+
+
+def _weight_blocks(query: np.ndarray, key: np.ndarray, causal: bool) -> Iterator[_WeightBlock]:
+    """Blocks that cover all weights, but for keys after the last query of a causal block, of which it sees nothing."""
+    *lead, length, _ = query.shape
+    seen = key.shape[-2]
+    step = max(1, _WEIGHT_ELEMENTS // max(1, seen * (lead[-1] if lead else 1)))
+    later = np.triu(np.full((min(step, length),) * 2, -math.inf, query.dtype), 1)
+    for at in np.ndindex(*lead[:-1]):
+        for lo in range(0, length, step):
+            hi = min(lo + step, length)
+            end = min(hi, seen) if causal else seen
+            rows, columns, all_ = slice(lo, hi), slice(0, end), slice(None)
+            bias = later[: hi - lo, : max(0, end - lo)] if causal else None
+            yield _WeightBlock((*at, ..., rows, all_), (*at, ..., columns, all_), (*at, ..., rows, columns), bias)
+
+
+def _scores(query: np.ndarray, key: np.ndarray, bias: np.ndarray | None, block: _WeightBlock) -> np.ndarray:
+    """query key^T + bias in a block. query: of the block, key, bias: whole."""
+    scores = np.matmul(query, key[block.keys].swapaxes(-1, -2))
+    if bias is not None:
+        scores += bias[block.weights]
+    if block.bias is not None:
+        n = block.bias.shape[1]
+        square = scores[..., scores.shape[-1] - n :]
+        square += block.bias
+    return scores
+
+
+def attention(
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    *,
+    bias: np.ndarray | None,
+    causal: bool,
+    scale: float,
+    kept: np.ndarray | None,
+    kept_scale: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """softmax(scale query key^T + bias) value. query: (..., L, E), key: (..., S, E), value: (..., S, V) -> (..., L, V)
+
+    bias: (..., L, S). causal: query i sees keys 0 to i. kept: (..., L, S), which weights dropout keeps, to be
+    multiplied by kept_scale. Returns y, in the memory layout of query, and for the gradient log(sum(exp(scores)))
+    (..., L, 1); a query that sees no key gives 0 and 0.
+    """
+    y = np.empty_like(query, shape=(*query.shape[:-1], value.shape[-1]))
+    log_sums = np.empty((*query.shape[:-1], 1), query.dtype)
+    for block in _weight_blocks(query, key, causal):
+        weights = _scores(query[block.queries] * query.dtype.type(scale), key, bias, block)
+        top = weights.max(-1, keepdims=True, initial=-math.inf)
+        top[top == -math.inf] = 0
+        weights -= top
+        np.exp(weights, out=weights)
+        total = weights.sum(-1, keepdims=True)
+        total[total == 0] = 1
+        if kept is not None:
+            weights *= kept[block.weights] * weights.dtype.type(kept_scale)
+        part = y[block.queries]
+        np.matmul(weights, value[block.keys], out=part)
+        part /= total
+        log_sums[block.queries] = np.log(total) + top
+    return y, log_sums
+
+
+def attention_grad(
+    g: np.ndarray,
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    y: np.ndarray,
+    log_sums: np.ndarray,
+    *,
+    bias: np.ndarray | None,
+    causal: bool,
+    scale: float,
+    kept: np.ndarray | None,
+    kept_scale: float,
+    needs_bias: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    """Gradients of attention with respect to query, key, value and, if needed, bias. g: (..., L, V)
+
+    The weights p are made again. With dropout's factors f, value gets (f p)^T g, and the scores
+    p (f (g value^T) - sum(g y)).
+    """
+    g_query, g_key, g_value = np.empty_like(query), np.zeros_like(key), np.zeros_like(value)
+    g_bias = np.zeros(bias.shape, bias.dtype) if bias is not None and needs_bias else None
+    along = (g * y).sum(-1, keepdims=True)
+    for block in _weight_blocks(query, key, causal):
+        scaled = query[block.queries] * query.dtype.type(scale)
+        weights = _scores(scaled, key, bias, block)
+        weights -= log_sums[block.queries]
+        np.exp(weights, out=weights)
+        g_scores = np.matmul(g[block.queries], value[block.keys].swapaxes(-1, -2))
+        dropped = weights
+        if kept is not None:
+            factor = kept[block.weights] * weights.dtype.type(kept_scale)
+            g_scores *= factor
+            dropped = weights * factor
+        g_value[block.keys] += np.matmul(dropped.swapaxes(-1, -2), g[block.queries])
+        g_scores -= along[block.queries]
+        g_scores *= weights
+        if g_bias is not None:
+            g_bias[block.weights] = g_scores
+        part = g_query[block.queries]
+        np.matmul(g_scores, key[block.keys], out=part)
+        part *= query.dtype.type(scale)
+        g_key[block.keys] += np.matmul(g_scores.swapaxes(-1, -2), scaled)
+    return g_query, g_key, g_value, g_bias
+
+
 # -- the rest ----------------------------------------------------------------------------------------
 
 
@@ -467,18 +599,23 @@ def dropout_mask(generator: np.random.Generator, shape: tuple[int, ...], p: floa
     return (words.view("<u4")[:n] >= np.uint32(min(p * 2**32, 2**32 - 1))).reshape(shape)
 
 
-def erf(x: np.ndarray) -> np.ndarray:
-    """The error function 2 / sqrt(pi) * integral of exp(-t^2) from 0 to x.
-
-    float32: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26 (absolute error 1.5e-7, 5e-7 with
-    rounding).
-    float64: the power series where |x| < 2.5, the continued fraction of erfc (7.1.6 and 7.1.14 there) beyond.
-    """
+def _erf_and_exp(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """erf(x) and exp(-x^2); see `erf`."""
     a = np.abs(x)
+    e = a * a
+    np.negative(e, out=e)
+    np.exp(e, out=e)
     if x.dtype == np.float32:
-        t = 1 / (1 + np.float32(0.3275911) * a)
-        poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-        return np.copysign(1 - poly * np.exp(-a * a), x)
+        t = a
+        t *= np.float32(0.3275911)
+        t += 1
+        np.reciprocal(t, out=t)
+        tail = t * np.float32(1.061405429)
+        for c in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+            tail += np.float32(c)
+            tail *= t
+        tail *= e
+        return np.copysign(np.subtract(1, tail, out=tail), x, out=tail), e
     near = np.minimum(a, 2.5)
     term = near.copy()
     series = near.copy()
@@ -491,4 +628,42 @@ def erf(x: np.ndarray) -> np.ndarray:
     for n in range(60, 0, -1):
         fraction = n / 2 / (far + fraction)
     tail = np.exp(-far * far) / (math.sqrt(math.pi) * (far + fraction))
-    return np.copysign(np.where(a < 2.5, series, 1 - tail), x)
+    return np.copysign(np.where(a < 2.5, series, 1 - tail), x), e
+
+
+def erf(x: np.ndarray) -> np.ndarray:
+    """The error function 2 / sqrt(pi) * integral of exp(-t^2) from 0 to x.
+
+    float32: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26 (absolute error 1.5e-7, 5e-7 with
+    rounding).
+    float64: the power series where |x| < 2.5, the continued fraction of erfc (7.1.6 and 7.1.14 there) beyond.
+    """
+    return _erf_and_exp(x)[0]
+
+
+# Elements worked on at a time by what makes many passes: these stay in the cache.
+_CHUNK_ELEMENTS = 1 << 15
+
+
+def gelu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x * Phi(x), Phi the normal distribution function (1 + erf(x / sqrt(2))) / 2, and its slope, for the gradient.
+
+    The slope is Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi).
+    """
+    y, slope = np.empty_like(x), np.empty_like(x)
+    chunks = np.nditer(
+        [x, y, slope],
+        ["external_loop", "buffered", "zerosize_ok"],
+        [["readonly"], ["writeonly"], ["writeonly"]],
+        buffersize=_CHUNK_ELEMENTS,
+    )
+    with chunks:
+        for part, of_y, of_slope in chunks:
+            phi, density = _erf_and_exp(part * x.dtype.type(math.sqrt(0.5)))
+            phi += 1
+            phi *= 0.5
+            np.multiply(part, phi, out=of_y)
+            density *= part
+            density *= 1 / math.sqrt(2 * math.pi)
+            np.add(density, phi, out=of_slope)
+    return y, slope

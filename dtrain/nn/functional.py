@@ -5,6 +5,7 @@ from __future__ import annotations
 from dtrain.autograd import Tensor
 from dtrain.ops import norm
 from dtrain.ops.activation import gelu, log_softmax, relu, sigmoid, softmax, tanh
+from dtrain.ops.attention import scaled_dot_product_attention
 from dtrain.ops.conv import conv2d
 from dtrain.ops.dropout import dropout
 from dtrain.ops.embedding import embedding
@@ -29,6 +30,7 @@ __all__ = [
     "max_pool2d",
     "mse_loss",
     "relu",
+    "scaled_dot_product_attention",
     "sigmoid",
     "softmax",
     "tanh",

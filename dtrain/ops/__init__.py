@@ -8,6 +8,7 @@ entry in the table of tests/ops.
 from dtrain.ops import (
     activation,
     arithmetic,
+    attention,
     conv,
     creation,
     dropout,
@@ -22,6 +23,6 @@ from dtrain.ops import (
 )
 
 __all__ = [
-    "activation", "arithmetic", "conv", "creation", "dropout", "embedding", "linear", "loss", "methods", "norm",
-    "pooling", "reduction", "shape",
+    "activation", "arithmetic", "attention", "conv", "creation", "dropout", "embedding", "linear", "loss", "methods",
+    "norm", "pooling", "reduction", "shape",
 ]  # fmt: skip

@@ -50,11 +50,8 @@ def gelu(input: Any, approximate: str = "none") -> Any:  # noqa: A002
         return 0.5 * x * (1 + t), lambda g: g * slope()
     if approximate != "none":
         raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
-    phi = backend_of(x).erf(x * math.sqrt(0.5))
-    phi += 1
-    phi *= 0.5
-    density = 1 / math.sqrt(2 * math.pi)
-    return x * phi, lambda g: g * (phi + x * (density * xp.exp(-0.5 * x * x)))
+    y, slope_of_x = backend_of(x).gelu(x)
+    return y, lambda g: g * slope_of_x
 
 
 def _check_dim(name: str, x: Any, dim: int) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from dtrain.autograd import is_grad_enabled, op
-from dtrain.backend import backend_of
+from dtrain.backend import Array, backend_of
 from dtrain.backend.random import Purpose, next_stream
 
-__all__ = ["dropout"]
+__all__ = ["draw_kept", "dropout"]
 
 
 def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:  # noqa: A002
@@ -26,7 +26,12 @@ def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = F
 
 @op
 def _dropout(x: Any, p: float) -> Any:
-    stream = next_stream(Purpose.GRAPH if is_grad_enabled() else Purpose.NO_GRAD)
     scale = x.dtype.type(1 / (1 - p)) if p < 1 else x.dtype.type(0)
-    factor = backend_of(x).dropout_mask(stream, x.shape, p) * scale
+    factor = draw_kept(x, x.shape, p) * scale
     return x * factor, lambda g: g * factor
+
+
+def draw_kept(x: Array, shape: tuple[int, ...], p: float) -> Array:
+    """True where dropout with probability p keeps an element, of `shape`, where x lives: the next draw of this step."""
+    stream = next_stream(Purpose.GRAPH if is_grad_enabled() else Purpose.NO_GRAD)
+    return backend_of(x).dropout_mask(stream, shape, p)

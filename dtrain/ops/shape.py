@@ -230,7 +230,11 @@ def _split(x: Any, ends: tuple[int, ...], dim: int) -> Any:
     parts = tuple(xp.split(x, ends, dim))
 
     def pullback(g: Any, needs: Sequence[bool]) -> list[Array]:
-        return [xp.concatenate([xp.zeros_like(p) if h is None else h for h, p in zip(g, parts, strict=True)], dim)]
+        # In the memory layout of x, so that what x was reshaped from takes it without a copy.
+        whole = xp.empty_like(x)
+        for part, h in zip(xp.split(whole, ends, dim), g, strict=True):
+            part[...] = 0 if h is None else h
+        return [whole]
 
     return parts, Joint(pullback)
 

@@ -97,6 +97,44 @@ def test_conv2d_in_blocks_is_conv2d_at_once(monkeypatch):
         np.testing.assert_allclose(a, b_, atol=1e-10)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_in_blocks_is_attention_at_once(monkeypatch, causal):
+    rng = np.random.default_rng(0)
+    q, k, v, g = (rng.standard_normal((2, 3, n, 4)) for n in (7, 5, 5, 7))
+    options = {
+        "bias": rng.standard_normal((2, 3, 7, 5)),
+        "causal": causal,
+        "scale": 0.5,
+        "kept": rng.random((2, 3, 7, 5)) < 0.7,
+        "kept_scale": 1.5,
+    }
+
+    def everything():
+        y, log_sums = reference.attention(q, k, v, **options)
+        return [y, *reference.attention_grad(g, q, k, v, y, log_sums, **options, needs_bias=True)]
+
+    whole = everything()
+    monkeypatch.setattr(reference, "_WEIGHT_ELEMENTS", 3 * 5 * 2)  # two queries at a time
+    for a, b in zip(everything(), whole, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("view", [lambda x: x, lambda x: x.transpose(0, 2, 1), lambda x: x[::2, :, ::3]])
+def test_gelu_keeps_the_layout_and_has_its_values_whatever_the_chunk(monkeypatch, view, dtype):
+    monkeypatch.setattr(reference, "_CHUNK_ELEMENTS", 7)
+    x = view(np.random.default_rng(0).standard_normal((4, 5, 6)).astype(dtype) * 2)
+    y, slope = reference.gelu(x)
+    want = np.array([v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in x.ravel().tolist()]).reshape(x.shape)
+    assert y.dtype == slope.dtype == dtype
+    assert np.argsort(y.strides).tolist() == np.argsort(x.strides).tolist()
+    np.testing.assert_allclose(y, want, atol=1e-6 if dtype == np.float32 else 1e-14)
+    step = 1e-6
+    wide = x.astype(np.float64)
+    difference = (reference.gelu(wide + step)[0] - reference.gelu(wide - step)[0]) / (2 * step)
+    np.testing.assert_allclose(slope, difference, atol=2e-6)
+
+
 def test_gradients_that_are_not_needed_are_not_made():
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((2, 3, 4, 4)), rng.standard_normal((2, 3, 3, 3))

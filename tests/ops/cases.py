@@ -256,6 +256,28 @@ _PRODUCTS = [
     ),
 ]
 
+_SEEN = np.random.default_rng(4).random((2, 1, 3, 5)) < 0.5
+_SEEN[..., 0] = True
+_BLIND = _SEEN.copy()
+_BLIND[0, 0, 1] = False  # a query that sees no key
+_ATTENTION = _cases(
+    "scaled_dot_product_attention",
+    ((2, 2, 3, 4), (2, 2, 5, 4), (2, 2, 5, 6)),
+    ([(2, 2, 5, 4), (2, 2, 5, 4), (2, 2, 5, 4)], {"is_causal": True}),
+    ([(2, 3, 4), (2, 5, 4), (2, 5, 2)], {"is_causal": True, "scale": 0.7}),
+    ([(5, 4), (3, 4), (3, 2)], {"is_causal": True}),
+    ([(2, 2, 3, 4), (2, 2, 5, 4), (2, 2, 5, 6)], {"scale": -2.0}),
+    ((2, 2, 3, 4), (2, 2, 5, 4), (2, 2, 5, 6), fixed(_SEEN)),
+    ((2, 2, 3, 4), (2, 2, 5, 4), (2, 2, 5, 6), fixed(_BLIND)),
+    ((2, 2, 3, 4), (2, 2, 5, 4), (2, 2, 5, 6), (2, 1, 3, 5)),
+    ((2, 2, 3, 4), (2, 2, 5, 4), (2, 2, 5, 6), fixed(_rng.standard_normal((3, 5)))),
+    ((2, 1, 3, 4), (2, 5, 4), (3, 1, 1, 5, 2), (2, 1, 5)),
+    ([_transposed(2, 3, 3, 4), _transposed(2, 3, 3, 4), _transposed(2, 3, 3, 4)], {"is_causal": True}),
+    ((0, 2, 3, 4), (0, 2, 5, 4), (0, 2, 5, 6)),
+    ((2, 0, 4), (2, 5, 4), (2, 5, 6)),
+    ((1, 1), (1, 1), (1, 1)),
+)
+
 _IMAGES = [
     *_cases(
         "conv2d",
@@ -572,5 +594,6 @@ _REDUCTIONS = [
 ]
 
 CASES: list[Case] = [
-    *_ARITHMETIC, *_COMPARED, *_ACTIVATIONS, *_PRODUCTS, *_IMAGES, *_NORMS, *_LOSSES, *_SHAPES, *_REDUCTIONS,
+    *_ARITHMETIC, *_COMPARED, *_ACTIVATIONS, *_PRODUCTS, *_ATTENTION, *_IMAGES, *_NORMS, *_LOSSES, *_SHAPES,
+    *_REDUCTIONS,
 ]  # fmt: skip

@@ -49,3 +49,20 @@ def test_mask_is_a_function_of_the_key():
         other = mask()
     assert mask() == first
     assert len({tuple(first), tuple(second), tuple(other)}) == 3
+
+
+def test_attention_drops_weights_by_the_same_draws():
+    def gradients(attention):
+        dtrain.manual_seed(5)
+        q, k, v = (dtrain.randn(2, 3, 4, 4, dtype=dtrain.float64, requires_grad=True) for _ in range(3))
+        y = attention(q, k, v)
+        (y * y).sum().backward()
+        return [t.detach().numpy() for t in (y, q.grad, k.grad, v.grad)]
+
+    def composed(q, k, v):
+        return F.dropout(F.softmax(q @ k.mT / 2, -1), 0.4) @ v
+
+    found = gradients(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, dropout_p=0.4))
+    for got, want in zip(found, gradients(composed), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
+    assert not gradients(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, dropout_p=1.0) + 0 * q)[1].any()

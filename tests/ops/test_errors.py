@@ -16,6 +16,21 @@ ERRORS = {
     "linear": (lambda: F.linear(t(2, 3), t(4, 5)), ValueError, r"\(2, 3\).*\(4, 5\).*must be 5"),
     "matmul": (lambda: t(2, 3) @ t(2, 3), ValueError, r"\(2, 3\) and \(2, 3\)"),
     "matmul 0-d": (lambda: t(2, 3) @ t(), ValueError, "do not fit"),
+    "attention shapes": (
+        lambda: F.scaled_dot_product_attention(t(2, 3), t(4, 5), t(4, 5)),
+        ValueError,
+        r"query \(2, 3\), key \(4, 5\) and value \(4, 5\) do not fit",
+    ),
+    "attention masks": (
+        lambda: F.scaled_dot_product_attention(t(2, 3), t(2, 3), t(2, 3), t(2, 2), is_causal=True),
+        ValueError,
+        "not both",
+    ),
+    "attention dropout": (
+        lambda: F.scaled_dot_product_attention(t(2, 3), t(2, 3), t(2, 3), dropout_p=-1),
+        ValueError,
+        "got -1",
+    ),
     "conv channels": (lambda: F.conv2d(t(1, 3, 4, 4), t(2, 2, 3, 3)), ValueError, "must have 2 channels"),
     "conv groups": (lambda: F.conv2d(t(1, 4, 4, 4), t(3, 2, 3, 3), groups=2), ValueError, "groups must divide 3"),
     "conv kernel": (lambda: F.conv2d(t(1, 1, 4, 4), t(1, 1, 5, 5)), ValueError, r"larger than the padded.*\(4, 4\)"),

@@ -16,8 +16,8 @@ from dtrain.nn import functional
 from tests.ops.cases import CASES, Case, fixed
 
 OPS = (
-    ops.activation, ops.arithmetic, ops.conv, ops.embedding, ops.linear, ops.loss, ops.norm, ops.pooling, ops.reduction,
-    ops.shape,
+    ops.activation, ops.arithmetic, ops.attention, ops.conv, ops.embedding, ops.linear, ops.loss, ops.norm, ops.pooling,
+    ops.reduction, ops.shape,
 )  # fmt: skip
 OURS = SimpleNamespace(**{name: getattr(m, name) for m in OPS for name in m.__all__})
 OURS.batch_norm, OURS.full = functional.batch_norm, dtrain.full  # in PyTorch's order of arguments
