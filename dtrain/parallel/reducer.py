@@ -131,11 +131,17 @@ class Reducer:
         i = self.index[id(tensor)]
         self.arrived[i] = True
         self.order.append(i)
-        values = g.reshape(-1)
-        if self.weight is not None:
-            # What has no weight may be NaN: the loss of a microbatch without samples is.
-            values = values * self.weight if self.weight else 0
-        self._add(self.place[i], values)
+        values, where = g.reshape(-1), self.place[i]
+        if self.weight is None:
+            self._add(where, values)
+        elif not self.weight:
+            self._add(where, 0)  # what has no weight may be NaN: the loss of a microbatch without samples is
+        elif not self.carries and values.dtype == self.message.dtype:
+            # In one pass over memory.
+            xp_of(values).multiply(values, self.weight, out=self.rows[self.depth][where])
+            self._has_come(where)
+        else:
+            self._add(where, values * self.weight)
 
     def check(self) -> None:
         """Raise RuntimeError unless all microbatches of the step are in."""
@@ -155,7 +161,7 @@ class Reducer:
                 self._send()
 
     def _add(self, where: slice, values: Any) -> None:
-        """values join the subtree sums at this place; in the last microbatch, buckets that are complete leave."""
+        """values join the subtree sums at this place."""
         # One rounding for every leaf, whether it is stored or added.
         values = xp_of(self.message).asarray(values, self.message.dtype)
         if not self.carries:
@@ -167,6 +173,10 @@ class Reducer:
                 below = self.rows[slot][where]
                 below += top
                 top = below
+        self._has_come(where)
+
+    def _has_come(self, where: slice) -> None:
+        """This place is filled; in the last microbatch, buckets that are complete leave."""
         if self.overlap and self.k == self.last:
             for b in self._buckets_of(where):
                 self.missing[b] -= 1
