@@ -47,10 +47,18 @@ class Communicator(ABC):
         self.local_rank = places[rank][1]
         self.local_size = sum(number == places[rank][0] for number, _ in places)
         self.microbatches = self.size
+        #: Threads per rank; None where no job has set them.
+        self.threads: int | None = None
+        #: A signal has asked the job to end after the present step; the step's gradients carry it to all ranks.
+        self.stop_requested = False
         #: Whether a wait for the others is to leave the core to whoever computes: on a helper thread.
         self.patient = False
         #: Called with M when M is settled; a job installs it to set the threads per rank.
         self.on_microbatches: Callable[[int], None] | None = None
+        #: Called with the threads per rank when a checkpoint settles them.
+        self.on_threads: Callable[[int], None] | None = None
+        #: Called with True when a job can be asked to stop, because it would write a checkpoint, False when no more.
+        self.on_stoppable: Callable[[bool], None] | None = None
         #: Called on the helper thread with what a started function raised; a job ends there.
         self.on_helper_error: Callable[[BaseException], None] | None = None
         self.traffic = Traffic()
@@ -69,6 +77,12 @@ class Communicator(ABC):
         self.microbatches = microbatches
         if self.on_microbatches is not None:
             self.on_microbatches(microbatches)
+
+    def settle_threads(self, threads: int) -> None:
+        """From now on a rank computes with this many threads."""
+        self.threads = threads
+        if self.on_threads is not None:
+            self.on_threads(threads)
 
     # Blocking collectives
 

@@ -79,6 +79,7 @@ class DistributedDataParallel(Module):
             )
         self.loss = math.nan  #: the mean loss over the last step's global batch
         self.synchronized = False  #: whether the last backward completed a step
+        self.stopping = False  #: whether any rank was asked to stop before the last step's end; equal on all ranks
         self._step = 0
         self._done = 0  # microbatches of this step that this rank has finished
         self._called = False  # the model was called, and backward is to come
@@ -91,6 +92,7 @@ class DistributedDataParallel(Module):
         self._reducers: list[Reducer] = []
         self._kept: list[Array] | None = None
         self._had: set[int] = set()
+        self._ordered = False  # gradients lie in the order of their arrival
         key.move_to(0, self.block.start)
 
     # -- as a module -----------------------------------------------------------------------------
@@ -115,6 +117,23 @@ class DistributedDataParallel(Module):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
         """Load the module's state; every rank must load the same."""
         return self.module.load_state_dict(state_dict, strict)
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """Where the run is: the steps done and the last one's loss. A checkpoint keeps it and sets it.
+
+        Setting it in the middle of a step raises RuntimeError.
+        """
+        return {"steps": self._step, "loss": self.loss}
+
+    @position.setter
+    def position(self, position: Mapping[str, Any]) -> None:
+        if self._called or self._done:
+            raise RuntimeError(
+                f"the position cannot change in the middle of step {self._step}; finish its microbatches"
+            )
+        self._step, self.loss = position["steps"], position["loss"]
+        key.move_to(self._step, self.block.start)
 
     def set_weight(self, weight: float) -> None:
         """Count the microbatch whose backward comes next as `weight` (of tokens, say) instead of its samples."""
@@ -202,7 +221,7 @@ class DistributedDataParallel(Module):
             self._keep_gradients()
         for reducer in self._reducers:
             reducer.begin(self._done, weight)
-        header = self._buffers.take(microbatch, weight, math.nan if loss is None else loss)
+        header = self._buffers.take(microbatch, weight, math.nan if loss is None else loss, self.comm.stop_requested)
         self._reducers[0].add_header(header)
         for reducer in self._reducers[1:]:
             reducer.add_header(header[:1])
@@ -233,7 +252,7 @@ class DistributedDataParallel(Module):
         self._finish_step()
 
     def _finish_step(self) -> None:
-        self.loss = self._buffers.put(self._reducers[0].header)
+        self.loss, self.stopping = self._buffers.put(self._reducers[0].header)
         unused = set()
         for i, reducer in enumerate(self._reducers):
             if self._kept is not None:
@@ -246,7 +265,7 @@ class DistributedDataParallel(Module):
         self._kept = None
         if unused:
             self._name_unused({name for name, p in self._parameters if id(p) in unused})
-        if self._step == 0:
+        if not self._ordered:
             self._order_by_arrival()
         self._step += 1
         self._done = 0
@@ -264,6 +283,7 @@ class DistributedDataParallel(Module):
 
     def _order_by_arrival(self) -> None:
         """After the first step: let gradients lie in the order in which they arrive, so that buckets fill early."""
+        self._ordered = True
         orders = self.comm.broadcast_object([reducer.order for reducer in self._reducers])
         if all(order == sorted(order) for order in orders):
             return
