@@ -27,6 +27,7 @@ LAYERS = (
     "dtrain.data",
     "dtrain.comm",
     "dtrain.parallel",
+    "dtrain.checkpoint",
     "dtrain",
     "launch",
 )
