@@ -24,6 +24,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from dtrain.checkpoint import Stopped
+
 __all__ = ["Failure", "before_mpi", "die_with_parent", "on_exit_code", "supervise"]
 
 PR_SET_PDEATHSIG = 1
@@ -116,7 +118,8 @@ def on_exit_code(tell: Callable[[Any], None]) -> None:
 
     def read(error: SystemExit) -> Any:
         code = member.__get__(error)
-        if sys._getframe().f_back is None and threading.current_thread() is threading.main_thread():
+        at_top = sys._getframe().f_back is None and threading.current_thread() is threading.main_thread()
+        if at_top and not isinstance(error, Stopped):  # Stopped is raised on all ranks: they end together
             tell(code)
         return code
 

@@ -15,6 +15,7 @@ from dtrain.comm import Communicator, MPICommunicator, SingleCommunicator
 from launch.environment import World, launched_world
 from launch.failure import Failure, before_mpi, supervise
 from launch.progress import Progress
+from launch.signals import stop_on_signals
 from launch.threads import default_threads, host_cores, set_threads, warn_if_crowded
 
 __all__ = ["Job"]
@@ -74,7 +75,9 @@ class Job:
         manual_seed(seed)
         self._chosen_threads = threads
         self._cores = self.comm.all_gather_object(host_cores())
-        self.comm.on_microbatches = self._set_threads
+        self.comm.on_microbatches = self._choose_threads
+        self.comm.on_threads = self._keep_threads
+        self.comm.on_stoppable = lambda stoppable: stop_on_signals(self.comm, stoppable)
         self.comm.settle_microbatches(self.size if microbatches is None else microbatches)
         if threads is not None and self.local_rank == 0:
             warn_if_crowded(threads, self.local_size, self._cores[self.rank], self.host)
@@ -118,12 +121,19 @@ class Job:
         if self.rank == 0:
             print(*values, **options)
 
-    def _set_threads(self, microbatches: int) -> None:
-        if self._chosen_threads is None:
-            self.threads = default_threads(self._cores, microbatches)
-        else:
-            self.threads = self._chosen_threads
-        set_threads(self.threads)
+    @property
+    def threads(self) -> int:
+        assert self.comm.threads is not None
+        return self.comm.threads
+
+    def _choose_threads(self, microbatches: int) -> None:
+        chosen = self._chosen_threads
+        self.comm.threads = default_threads(self._cores, microbatches) if chosen is None else chosen
+        set_threads(self.comm.threads)
+
+    def _keep_threads(self, threads: int) -> None:
+        self._chosen_threads = threads
+        set_threads(threads)
 
 
 def _connect(world: World) -> Communicator:
