@@ -48,6 +48,11 @@ def arguments():
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="stop after this many steps")
+    parser.add_argument(
+        "--checkpoint-dir", metavar="DIR", help="keep checkpoints here; a signal stops the job with one"
+    )
+    parser.add_argument("--every", type=int, default=100, help="steps from one checkpoint to the next")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
     parser.add_argument("--save", metavar="FILE.safetensors", help="write the trained weights")
     parser.add_argument("--threads", type=int, help="threads per rank (default: the host's cores // microbatches)")
     parser.add_argument("--device", default="cpu")
@@ -77,6 +82,8 @@ def fingerprint(state_dict):
 def main():
     args = arguments()
     job = launch.Job(seed=args.seed, microbatches=args.microbatches, threads=args.threads, device=args.device)
+    if args.resume and args.checkpoint_dir is None:
+        raise ValueError("--resume needs the --checkpoint-dir to resume from")
     if args.epochs < 1 or (args.steps is not None and args.steps < 1):
         raise ValueError(f"--epochs and --steps must be at least 1, got {args.epochs} and {args.steps}")
     train = data.FashionMNIST(args.data, train=True)
@@ -90,27 +97,38 @@ def main():
     total = min(args.epochs * loader.steps, args.steps or args.epochs * loader.steps)
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
 
-    steps, samples, seconds, correct = 0, 0, 0.0, None
-    for epoch in range(args.epochs):
-        start = time.perf_counter()
-        progress = job.progress(loader, f"epoch {epoch + 1}")
-        for x, y in progress:
-            loss = F.cross_entropy(model(x), y)
-            loss.backward()
-            if model.synchronized:
-                optimizer.step()
-                optimizer.zero_grad()
-                schedule.step()
-                progress.set_postfix(loss=model.loss)
-                steps += 1
-                if steps == total:
-                    break
-        seconds += time.perf_counter() - start
-        samples += loader.samples_consumed
+    checkpoint = dtrain.checkpoint.Checkpointer(
+        args.checkpoint_dir, job.comm, every=args.every,
+        model=model, optimizer=optimizer, schedule=schedule, loader=loader,
+    )  # fmt: skip
+    if args.resume:
+        checkpoint.resume()
+
+    samples, seconds, correct = -loader.samples_consumed, 0.0, None
+    # From the epoch of the last step on: it may have no step left, and still want its evaluation.
+    for epoch in range(max(checkpoint.steps - 1, 0) // loader.steps, args.epochs):
+        last = min((epoch + 1) * loader.steps, total)
+        if checkpoint.steps < last:
+            start = time.perf_counter()
+            progress = job.progress(loader, f"epoch {epoch + 1}")
+            for x, y in progress:
+                loss = F.cross_entropy(model(x), y)
+                loss.backward()
+                if model.synchronized:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    schedule.step()
+                    progress.set_postfix(loss=model.loss)
+                    checkpoint.step()
+                    if checkpoint.steps == total:
+                        break
+            seconds += time.perf_counter() - start
+            samples += loader.samples_consumed
         correct = accuracy(model, test_loader, job.comm)
         job.print(f"epoch {epoch + 1}: test accuracy {correct:.2%}, loss {model.loss:.4f}")
-        if steps == total:
+        if checkpoint.steps == total:
             break
+    checkpoint.close()
 
     state = model.state_dict()
     if args.save and job.rank == 0:
@@ -118,7 +136,7 @@ def main():
     result = {
         "accuracy": round(float(correct), 4),
         "loss": model.loss,
-        "samples_per_second": round(samples / seconds, 1),
+        "samples_per_second": round(samples / seconds, 1) if seconds else None,
         "ranks": job.size,
         "microbatches": args.microbatches,
         "threads": job.threads,

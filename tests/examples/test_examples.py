@@ -112,8 +112,23 @@ def bad_data(folder: Path, fault: str) -> str:
         (["--lr", "1e30"], "the loss is (nan|inf) at step"),
         (["--epochs", "0"], "--epochs and --steps must be at least 1, got 0"),
         (["--threads", "0"], "threads must be at least 1, got 0"),
+        (["--resume"], "--resume needs the --checkpoint-dir to resume from"),
+        (
+            ["--checkpoint-dir", "{truncated}/train-images-idx3-ubyte/run"],
+            "no checkpoint can be written to .*/run: Not",
+        ),
     ],
-    ids=["batch size", "no data", "truncated data", "label out of range", "NaN", "epochs", "threads"],
+    ids=[
+        "batch size",
+        "no data",
+        "truncated data",
+        "label out of range",
+        "NaN",
+        "epochs",
+        "threads",
+        "resume",
+        "checkpoints",
+    ],
 )
 def test_bad_input_is_one_error(options: list[str], message: str, ranks: int, tmp_path: Path) -> None:
     folders = {"folder": str(tmp_path)}
