@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dtrain.checkpoint import STOPPED
+
 FOLDER = Path(__file__).parents[2] / "slurm"
 FILES = sorted(FOLDER.glob("*.sbatch"))
 KNOWN = {
@@ -18,7 +20,10 @@ KNOWN = {
     "nodes",
     "ntasks",
     "ntasks-per-node",
+    "open-mode",
     "output",
+    "requeue",
+    "signal",
     "time",
 }
 
@@ -35,10 +40,10 @@ def test_sbatch_file(file: Path) -> None:
     assert lines[0] == "#!/bin/bash"
     subprocess.run(["bash", "-n", str(file)], check=True)
     assert len([line for line in lines if "# <-- change: " in line]) == 3
-    assert len(lines) < 30 and max(map(len, lines)) <= 100
+    assert len(lines) <= 35 and max(map(len, lines)) <= 100
 
-    found = re.findall(r"^#SBATCH --([a-z-]+)=(\S+)(?: +# .*)?$", text, re.MULTILINE)
-    assert len(found) == text.count("#SBATCH"), "an option that is not --name=value"
+    found = re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?(?: +# .*)?$", text, re.MULTILINE)
+    assert len(found) == text.count("#SBATCH"), "an option that is neither --name nor --name=value"
     options = dict(found)
     assert len(options) == len(found) and set(options) <= KNOWN
     assert {"nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "time"} <= set(options)
@@ -60,3 +65,18 @@ def test_sbatch_file(file: Path) -> None:
     else:  # the example's default
         assert int(options["ntasks"]) <= 4
     assert ("cuda" in program) == ("gpus-per-node" in options)
+    assert {"--checkpoint-dir", "--resume"} <= set(program)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+@pytest.mark.parametrize(("code", "requeued"), [(0, ""), (STOPPED, "requeue 42\n"), (1, ""), (137, "")])
+def test_a_stopped_job_is_queued_again(file: Path, code: int, requeued: str, tmp_path: Path) -> None:
+    """Run by bash, with an srun that ends with this code and an scontrol that says what it is asked for."""
+    for name, text in (("srun", f"exit {code}"), ("scontrol", 'echo "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    script = re.sub(r"^source .*$", "", file.read_text(), flags=re.MULTILINE)
+    variables = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "42", "SLURM_CPUS_PER_TASK": "1"}
+    variables["PATH"] = f"{tmp_path}:/usr/bin:/bin"
+    done = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (code, requeued, "")
