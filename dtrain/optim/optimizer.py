@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from dtrain.autograd import Tensor, enable_grad
-from dtrain.backend import Array, xp_of
+from dtrain.backend import Array
 from dtrain.backend.random import key
 from dtrain.nn.flat import Flat, flatten
+from dtrain.optim.state import FlatState
 
 __all__ = ["Optimizer"]
 
 # Elements updated at a time: an update makes several passes, and these stay in the cache.
 _CHUNK = 1 << 15
-
-
-class _FlatState:
-    """The state of the tensors of one Flat: arrays parallel to `flat.data`, and how often each was updated."""
-
-    def __init__(self, flat: Flat, names: Iterable[str]) -> None:
-        self.flat = flat
-        self.pieces = [(t, t._flat) for t in flat.tensors]
-        self.arrays: dict[str, Array] = {name: xp_of(flat.data).zeros_like(flat.data) for name in names}
-        self.steps = [0] * len(flat.tensors)
-        self.in_step = True  # all counts are equal
-
-    def is_current(self) -> bool:
-        """Whether the tensors still live in the Flat."""
-        return all(t._flat is piece for t, piece in self.pieces)
-
-    def has_all_gradients(self) -> bool:
-        """Whether every gradient is where backward put it, in the flat buffer."""
-        return all(t.grad is piece.grad for t, piece in self.pieces)
 
 
 class Optimizer:
@@ -44,6 +26,10 @@ class Optimizer:
     that do not set them. Raises ValueError for no parameters, for one in two groups, and for non-leaves.
     """
 
+    #: Whether `update` treats each element by itself. Then it may be given any part of a flat buffer, and the
+    #: state can be sharded; where it is False (a norm per parameter, say), ZeroRedundancyOptimizer refuses.
+    elementwise = True
+
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         if isinstance(params, Tensor):
             raise TypeError("params must be an iterable of parameters or of dicts, got one tensor; pass [tensor]")
@@ -52,7 +38,7 @@ class Optimizer:
             raise ValueError("the optimizer got an empty list of parameters")
         self.defaults = defaults
         self.param_groups: list[dict[str, Any]] = []
-        self._flat_states: list[list[_FlatState]] = []
+        self._flat_states: list[list[FlatState]] = []
         for group in given if isinstance(given[0], dict) else [{"params": given}]:
             self.add_param_group(group)
 
@@ -110,29 +96,35 @@ class Optimizer:
             key.move_to(key.step + 1, 0)
         return loss
 
-    def _update_flat(self, state: _FlatState, options: dict[str, Any]) -> None:
-        flat = state.flat
+    def _update_flat(self, state: FlatState, options: dict[str, Any]) -> None:
+        data, grad = state.flat.data[state.own], state.flat.grad[state.own]
         step = state.steps[0] + 1
-        if len(flat.data) <= _CHUNK:
-            self.update(flat.data, flat.grad, state.arrays, step, **options)
-        for lo in range(0, len(flat.data), _CHUNK) if len(flat.data) > _CHUNK else ():
+        if len(data) <= _CHUNK:
+            self.update(data, grad, state.arrays, step, **options)
+        for lo in range(0, len(data), _CHUNK) if len(data) > _CHUNK else ():
             part = slice(lo, lo + _CHUNK)
             arrays = {name: a[part] for name, a in state.arrays.items()}
-            self.update(flat.data[part], flat.grad[part], arrays, step, **options)
+            self.update(data[part], grad[part], arrays, step, **options)
         state.steps = [step] * len(state.steps)
 
-    def _update_each(self, state: _FlatState, options: dict[str, Any]) -> None:
+    def _update_each(self, state: FlatState, options: dict[str, Any]) -> None:
         """Parameter by parameter: where some have no gradient, or had none before."""
-        for i, (t, piece) in enumerate(state.pieces):
+        data, steps = state.flat.data[state.own], list(state.steps)
+        for i, (t, _) in enumerate(state.pieces):
             if t.grad is None:
                 continue
-            state.steps[i] += 1
-            arrays = {name: a[piece.slice] for name, a in state.arrays.items()}
-            g = t.grad.array.reshape(-1).astype(t.dtype, copy=False)
-            self.update(state.flat.data[piece.slice], g, arrays, state.steps[i], **options)
-        state.in_step = len(set(state.steps)) == 1
+            steps[i] += 1
+            part, own = state.owned(i)
+            if part.start < part.stop:
+                arrays = {name: a[own] for name, a in state.arrays.items()}
+                g = t.grad.array.reshape(-1)[part].astype(t.dtype, copy=False)
+                self.update(data[own], g, arrays, steps[i], **options)
+        state.count(steps)
 
-    def _states(self) -> list[list[_FlatState]]:
+    def _new_state(self, flat: Flat, names: tuple[str, ...]) -> FlatState:
+        return FlatState(flat, names, slice(0, len(flat.data)))
+
+    def _states(self) -> list[list[FlatState]]:
         """The flat states of every group, made or made again where parameters have moved."""
         for i, group in enumerate(self.param_groups):
             states = self._flat_states[i]
@@ -142,42 +134,52 @@ class Optimizer:
                 self._flat_states[i] = self._rebuild(group, states)
         return self._flat_states
 
-    def _rebuild(self, group: dict[str, Any], old: list[_FlatState]) -> list[_FlatState]:
-        before = {id(t): values for t, values in _each(old)}
-        made = [_FlatState(flat, self.buffers(group)) for flat in flatten(group["params"])]
+    def _rebuild(self, group: dict[str, Any], old: list[FlatState]) -> list[FlatState]:
+        made = [self._new_state(flat, self.buffers(group)) for flat in flatten(group["params"])]
+        steps = {id(t): n for state in old for t, n, _ in state.by_tensor({})}
         for state in made:
-            for i, (t, piece) in enumerate(state.pieces):
-                steps, arrays = before.get(id(t), (0, {}))
-                state.steps[i] = steps
-                for name in arrays.keys() & state.arrays.keys():
-                    state.arrays[name][piece.slice] = arrays[name]
-            state.in_step = len(set(state.steps)) == 1
+            state.count([steps.get(id(t), 0) for t, _ in state.pieces])
+        for name in self.buffers(group):  # one by one: of a shard, what is whole is as large as the model
+            before: dict[int, Array] = {}
+            for state in (s for s in old if name in s.arrays):
+                before |= {id(t): a[name] for t, _, a in state.by_tensor({name: state.whole(name)})}
+            for state in made:
+                for i, (t, _) in enumerate(state.pieces):
+                    if id(t) in before:
+                        part, own = state.owned(i)
+                        state.arrays[name][own] = before[id(t)][part]
         return made
 
     # -- state -----------------------------------------------------------------------------------
 
     @property
     def state(self) -> dict[Tensor, dict[str, Any]]:
-        """parameter -> {"step": count, name: Tensor}, for parameters that have been updated; a copy."""
+        """parameter -> {"step": count, name: Tensor}, for parameters that have been updated."""
         found = {}
         for states in self._flat_states:
-            for t, (steps, arrays) in _each(states):
-                if steps:
-                    found[t] = {"step": steps} | {n: Tensor(a.reshape(t.shape)) for n, a in arrays.items()}
+            for state in states:
+                for t, steps, arrays in state.by_tensor(state.arrays):
+                    if steps:
+                        found[t] = {"step": steps} | {n: Tensor(a.reshape(t.shape)) for n, a in arrays.items()}
         return found
+
+    def state_nbytes(self) -> int:
+        """The bytes of the state arrays that this process keeps."""
+        return sum(a.nbytes for states in self._flat_states for state in states for a in state.arrays.values())
 
     def state_dict(self) -> dict[str, Any]:
         """{"state": {number of the parameter: state}, "param_groups": options and numbers}, as in PyTorch."""
+        return self._as_dict(
+            {t: {k: v if k == "step" else Tensor(v.array.copy()) for k, v in s.items()} for t, s in self.state.items()}
+        )
+
+    def _as_dict(self, state: dict[Tensor, dict[str, Any]]) -> dict[str, Any]:
         numbers = {id(p): i for i, p in enumerate(p for g in self.param_groups for p in g["params"])}
         groups = [
             {**{k: v for k, v in g.items() if k != "params"}, "params": [numbers[id(p)] for p in g["params"]]}
             for g in self.param_groups
         ]
-        state = {
-            numbers[id(p)]: {k: v if k == "step" else Tensor(v.array.copy()) for k, v in s.items()}
-            for p, s in self.state.items()
-        }
-        return {"state": dict(sorted(state.items())), "param_groups": groups}
+        return {"state": dict(sorted((numbers[id(p)], s) for p, s in state.items())), "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take options and state from `state_dict`, whose tensors may be arrays.
@@ -201,19 +203,14 @@ class Optimizer:
                     )
         for group, other in zip(self.param_groups, saved, strict=True):
             group.update({k: v for k, v in other.items() if k != "params"})
+        self._flat_states = [[] for _ in self.param_groups]  # all state is replaced
         for states in self._states():
             for state in states:
-                for i, (t, piece) in enumerate(state.pieces):
-                    given = by_param[id(t)]
-                    # PyTorch's SGD saves no count; that there is state says that there were steps.
-                    state.steps[i] = int(given.get("step", bool(given)))
+                # PyTorch's SGD saves no count; that there is state says that there were steps.
+                given = [by_param[id(t)] for t, _ in state.pieces]
+                state.count([int(values.get("step", bool(values))) for values in given])
+                for i, values in enumerate(given):
+                    part, own = state.owned(i)
                     for name, array in state.arrays.items():
-                        value = given.get(name)
-                        array[piece.slice] = 0 if value is None else np.ravel(getattr(value, "array", value))
-                state.in_step = len(set(state.steps)) == 1
-
-
-def _each(states: list[_FlatState]) -> Iterator[tuple[Tensor, tuple[int, dict[str, Array]]]]:
-    for state in states:
-        for (t, piece), steps in zip(state.pieces, state.steps, strict=True):
-            yield t, (steps, {name: a[piece.slice] for name, a in state.arrays.items()})
+                        value = values.get(name)
+                        array[own] = 0 if value is None else np.ravel(getattr(value, "array", value))[part]
