@@ -38,7 +38,7 @@ from dtrain.ops.shape import (
     broadcast_to, cat, chunk, clone, concat, flatten, permute, reshape, split, squeeze, stack, transpose, unbind,
     unsqueeze,
 )  # fmt: skip
-from dtrain.parallel import DistributedDataParallel
+from dtrain.parallel import DistributedDataParallel, ZeroRedundancyOptimizer
 
 __version__ = "0.1.0"
 

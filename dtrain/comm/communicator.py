@@ -51,6 +51,8 @@ class Communicator(ABC):
         self.threads: int | None = None
         #: A signal has asked the job to end after the present step; the step's gradients carry it to all ranks.
         self.stop_requested = False
+        #: Grows when ranks are lost and the others go on; what was kept in shares of the ranks is then incomplete.
+        self.generation = 0
         #: Whether a wait for the others is to leave the core to whoever computes: on a helper thread.
         self.patient = False
         #: Called with M when M is settled; a job installs it to set the threads per rank.

@@ -7,5 +7,6 @@ May import `dtrain.comm` and what is below. Read `tree.py` (the fixed order of s
 
 from dtrain.parallel.distributed import DistributedDataParallel
 from dtrain.parallel.naive import NaiveDistributedDataParallel
+from dtrain.parallel.zero import ZeroRedundancyOptimizer
 
-__all__ = ["DistributedDataParallel", "NaiveDistributedDataParallel"]
+__all__ = ["DistributedDataParallel", "NaiveDistributedDataParallel", "ZeroRedundancyOptimizer"]
