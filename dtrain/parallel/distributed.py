@@ -191,6 +191,16 @@ class DistributedDataParallel(Module):
             for t in flat.tensors:
                 t._sink = reducer
             self._reducers.append(reducer)
+        # Whose bucket leaves next, so that of all reducers those that fill early leave early.
+        turns = sorted(
+            ((b + 1) / len(r.buckets), i) for i, r in enumerate(self._reducers) for b in range(len(r.buckets))
+        )
+        self._turns = [self._reducers[i] for _, i in turns]
+
+    def send_buckets(self) -> None:
+        """Let complete buckets leave: in the same order on all ranks, whatever the order in which gradients arrive."""
+        while (gone := sum(r.sent for r in self._reducers)) < len(self._turns) and self._turns[gone].send_complete():
+            pass
 
     def open_microbatch(self) -> None:
         """A gradient arrives: with the first one, the microbatch's backward begins."""

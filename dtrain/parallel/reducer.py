@@ -35,11 +35,11 @@ _BUCKET = 2 << 20
 class Reducer:
     """Sums the gradients of a Flat's tensors over the microbatches of a step.
 
-    owner: the DistributedDataParallel that it works for, which opens a microbatch when the first
-    gradient arrives, and is asked before an optimizer's step. header: how many numbers travel with the
-    first bucket. A step is: for each of this rank's microbatches `begin(k, weight)`, `add_header`,
-    `add` for each parameter as its gradient arrives, `end`; after the last one `wait`. The sums are then
-    in `message`, multiplied by 1 / header[0] except for the header itself (unless there is one
+    owner: the DistributedDataParallel that it works for, which opens a microbatch when the first gradient
+    arrives, says which complete buckets may leave, and is asked before an optimizer's step. header: how many
+    numbers travel with the first bucket. A step is: for each of this rank's microbatches `begin(k, weight)`,
+    `add_header`, `add` for each parameter as its gradient arrives, `end`; after the last one `wait`. The sums
+    are then in `message`, multiplied by 1 / header[0] except for the header itself (unless there is one
     microbatch only, whose gradients are left as they are).
     """
 
@@ -156,7 +156,7 @@ class Reducer:
                 self.order.append(i)
                 self._add(self.place[i], 0)
         self._add(self.used_place, used)
-        if self.k == self.last:
+        if self.k == self.last and not self.overlap:
             while self.sent < len(self.buckets):
                 self._send()
 
@@ -180,10 +180,16 @@ class Reducer:
         if self.overlap and self.k == self.last:
             for b in self._buckets_of(where):
                 self.missing[b] -= 1
-            while self.sent < len(self.buckets) and not self.missing[self.sent]:
-                self._send()
+            self.owner.send_buckets()
 
     # -- between ranks ---------------------------------------------------------------------------
+
+    def send_complete(self) -> bool:
+        """Send the next bucket if it is complete."""
+        if self.missing[self.sent]:
+            return False
+        self._send()
+        return True
 
     def _send(self) -> None:
         """Sum the next bucket over all ranks, on the helper thread where communication is to overlap."""

@@ -176,6 +176,28 @@ class Branches(nn.Module):
         return self.twice(self.twice(layer(x)))
 
 
+def test_buckets_of_several_groups_leave_in_the_same_order_on_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though gradients arrive in different orders: what a rank does not use arrives last."""
+    monkeypatch.setattr(reducer, "_FIRST_BUCKET", 64)
+    monkeypatch.setattr(reducer, "_BUCKET", 64)
+
+    def run(comm: Communicator, overlap: bool) -> str:
+        dtrain.manual_seed(1)
+        net = Branches()
+        model = dtrain.DistributedDataParallel(net, comm, 2, overlap=overlap)
+        groups = [[*net.twice.parameters(), *net.b.parameters()], [*net.a.parameters(), *net.never.parameters()]]
+        optimizer = optim.SGD([{"params": group} for group in groups], lr=0.1)
+        for _ in range(3):
+            for j in model.block:
+                model(dtrain.full((2, 2), 1.0 + j)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return fingerprint(net)
+
+    want = on_one_rank(lambda comm: run(comm, False))
+    assert run_ranks(2, lambda comm: run(comm, True)) == [want] * 2
+
+
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_unused_shared_and_changing_parameters(size: int, capfd: pytest.CaptureFixture[str]) -> None:
     def run(comm: Communicator, wrap: Any) -> list[bytes | None]:
