@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from machine import machine
+from machine import machine, write_results
 
 from launch.runtime import settings
 
@@ -54,9 +54,7 @@ def main() -> None:
             print(f"{kib:8}" + "".join(f"{us[kind]:11.1f}" for kind in KINDS)
                   + "".join(f"{ratio:8.1f}" for ratio in ratios.values()), flush=True)  # fmt: skip
     if options.json:
-        command = " ".join(["python", *sys.argv])
-        result = {"command": command, "machine": machine(), "date": time.strftime("%Y-%m-%d"), "rows": rows}
-        Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
+        write_results(options.json, rows)
 
 
 def one_round(ranks: int, openmpi: Path) -> dict[str, list[list[float]]]:

@@ -22,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-from machine import machine
+from machine import machine, write_results
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for tests.hosts
 
@@ -59,9 +59,7 @@ def main() -> None:
             flush=True,
         )
     if options.json:
-        command = " ".join(["python", *sys.argv])
-        result = {"command": command, "machine": machine(), "date": time.strftime("%Y-%m-%d"), "rows": rows}
-        Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
+        write_results(options.json, rows)
 
 
 def sent() -> int:

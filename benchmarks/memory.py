@@ -16,10 +16,9 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-from step_time import machine
+from machine import machine, write_results
 from workloads import WORKLOADS
 
 from launch.runtime import find_mpirun, mpirun_family, settings
@@ -47,8 +46,7 @@ def main() -> None:
             f"{row['step_ms']:9.3f} {row['sharded_step_ms']:8.3f}"
         )
     if options.json:
-        result = {"command": " ".join(["python", *sys.argv]), "machine": machine(), "rows": rows}
-        Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
+        write_results(options.json, rows)
 
 
 def start_child(names: list[str], ranks: int) -> list[dict[str, Any]]:
@@ -69,7 +67,6 @@ def run_child(names: list[str]) -> None:
     import dtrain
     import launch
     from dtrain import nn, optim
-    from dtrain.nn import functional as F
     from dtrain.parallel import ZeroRedundancyOptimizer
 
     job = launch.Job()
@@ -86,7 +83,7 @@ def run_child(names: list[str]) -> None:
             x, y = (dtrain.from_numpy(a) for a in workload.batch())
             times = []
             for _ in range(STEPS):
-                F.cross_entropy(model(x), y).backward()
+                workload.loss(dtrain, model, x, y).backward()
                 job.comm.barrier()
                 start = time.perf_counter()
                 optimizer.step()
