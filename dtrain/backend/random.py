@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     INIT = 2  # initial weights; counter (call,)
     SHUFFLE = 3  # order of samples; counter (epoch,)
     AUGMENT = 4  # augmentation; counter (epoch, sample)
+    COMPRESSION = 5  # where compression of gradients begins; counter (step, parameter)
 
 
 class Key(threading.local):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from dtrain.autograd import Tensor, backward_root, is_grad_enabled, on_backward_end
@@ -15,6 +16,9 @@ from dtrain.data.sampler import microbatch_block
 from dtrain.nn.flat import Flat, flatten
 from dtrain.nn.module import IncompatibleKeys, Module
 from dtrain.parallel.buffers import Buffers
+from dtrain.parallel.hooks.bucket import GradBucket
+from dtrain.parallel.hooks.feedback import ErrorFeedback
+from dtrain.parallel.hooks.reducer import Hook, HookReducer
 from dtrain.parallel.ledger import Ledger
 from dtrain.parallel.reducer import Reducer
 from dtrain.parallel.replicas import check_replicas
@@ -95,6 +99,7 @@ class DistributedDataParallel(Module):
         self._named: set[str] = set()
         self._parameters = list(module.named_parameters())
         self._reducers: list[Reducer] = []
+        self._hook: Hook | None = None
         self._kept: list[Array] | None = None
         self._had: set[int] = set()
         self._ordered = False  # gradients lie in the order of their arrival
@@ -146,6 +151,32 @@ class DistributedDataParallel(Module):
             raise ValueError(f"a microbatch's weight must be a number of at least 0, got {weight}")
         self._weight = weight
 
+    def register_comm_hook(self, state: Any, hook: Callable[[Any, GradBucket], Array]) -> None:
+        """From the next step on `hook(state, bucket)` makes the sum of the gradients; see `dtrain.parallel.hooks`.
+
+        Every rank registers the same hook. Each of the rank's M / P microbatches of a step then has gradients of its
+        own in memory, and all gradients travel in messages, within a host too. Header (loss, buffers) and
+        bookkeeping travel uncompressed. Raises RuntimeError for a second hook or in the middle of a step, TypeError
+        for what is no function, ValueError in fast mode.
+        """
+        if not callable(hook):
+            raise TypeError(f"hook must be a function of a state and a bucket, got {hook!r}")
+        if self._hook is not None:
+            raise RuntimeError("a communication hook is registered already; a model has one")
+        if self._done or self._called:
+            raise RuntimeError(
+                f"a communication hook is registered in the middle of step {self._step}: do it before the "
+                "model is called, or where model.synchronized is true"
+            )
+        if not self.exact:
+            raise ValueError(
+                "communication hooks work on microbatches, which fast mode does not know: leave exact=True"
+            )
+        if isinstance(state, ErrorFeedback):
+            state.attach(self.comm, self.microbatches)
+        self._hook = functools.partial(hook, state)
+        self._reducers = []  # the next step makes others
+
     # -- a microbatch ----------------------------------------------------------------------------
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -196,7 +227,7 @@ class DistributedDataParallel(Module):
         self._reducers = []
         for i, flat in enumerate(flats):
             header = self._buffers.size if i == 0 else 1
-            reducer = Reducer(self, self.comm, flat, self.microbatches, header, exact=self.exact, overlap=self.overlap)
+            reducer = self._reducer(flat, header, last=i == len(flats) - 1)
             for t in flat.tensors:
                 t._sink = reducer
             self._reducers.append(reducer)
@@ -210,6 +241,12 @@ class DistributedDataParallel(Module):
         """Let complete buckets leave: in the same order on all ranks, whatever the order in which gradients arrive."""
         while (gone := sum(r.sent for r in self._reducers)) < len(self._turns) and self._turns[gone].send_complete():
             pass
+
+    def _reducer(self, flat: Flat, header: int, last: bool) -> Reducer:
+        if self._hook is None:
+            return Reducer(self, self.comm, flat, self.microbatches, header, self.exact, self.overlap)
+        names = {id(p): name for name, p in self._parameters}
+        return HookReducer(self, self.comm, flat, self.microbatches, header, self.overlap, self._hook, names, last)
 
     def open_microbatch(self) -> None:
         """A gradient arrives: with the first one, the microbatch's backward begins."""

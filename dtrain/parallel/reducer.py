@@ -60,13 +60,18 @@ class Reducer:
         mean_from = self.offset if microbatches > 1 else None
         self.exchange: Exchange | None = None
         self.exact, self.mean_from = exact, mean_from
-        self.plan, rows = plan_rows(comm, microbatches, exact)
-        self.order: list[int] = []  # in which the gradients of the microbatch arrived
+        self.plan, rows = self._plan()
+        # In which the gradients of the first microbatch arrived: that of rank 0 is the same at any number of ranks.
+        self.order: list[int] = []
         self.index = {id(t): i for i, t in enumerate(flat.tensors)}
         self._lie_in(list(xp_of(flat.data).zeros((rows, n), flat.data.dtype)), header)
         self._cut_buckets()
         self.last = len(self.plan) - 1
         self.requests: list[Any] = []
+
+    def _plan(self) -> tuple[list[tuple[int, int]], int]:
+        """How the rank's microbatches are added up, and in how many rows."""
+        return plan_rows(self.comm, self.microbatches, self.exact)
 
     def _lie_in(self, rows: list[Array], header: int) -> None:
         """Let the rank's sums, and with the first of them the gradients, lie in these arrays."""
@@ -89,9 +94,7 @@ class Reducer:
         """Slices of the message, and for each the number of tensors that reach into it."""
         n, size = len(self.message), self.message.dtype.itemsize
         bucket = _BUCKET * max(1, self.comm.lanes // 2)  # so that a lane's share is at least 1 MiB
-        ends = [min(n, max(_FIRST_BUCKET // size, self.offset))]
-        while ends[-1] < n:
-            ends.append(min(n, ends[-1] + bucket // size))
+        ends = self._bucket_ends(_FIRST_BUCKET // size, bucket // size)
         self.buckets = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
         self.ends = ends
         self.things = [0] * len(self.buckets)  # how many things each bucket waits for
@@ -102,6 +105,14 @@ class Reducer:
         for where in (*self.place, slice(0, len(self.header)), self.used_place):
             for b in self._buckets_of(where):
                 self.things[b] += 1
+
+    def _bucket_ends(self, first: int, size: int) -> list[int]:
+        """Where buckets end, of about `first` elements the first, of `size` the others."""
+        n = len(self.message)
+        ends = [min(n, max(first, self.offset))]
+        while ends[-1] < n:
+            ends.append(min(n, ends[-1] + size))
+        return ends
 
     def _buckets_of(self, where: slice) -> range:
         """The buckets into which a slice of the message reaches."""
@@ -117,7 +128,8 @@ class Reducer:
         self.weight = None if self.microbatches == 1 else self.message.dtype.type(weight)
         self.depth, self.carries = self.plan[k]
         self.arrived = [False] * len(self.flat.tensors)
-        self.order = []
+        if k == 0:
+            self.order = []
         self.missing = list(self.things)
         self.sent = 0
 
@@ -130,7 +142,8 @@ class Reducer:
         self.owner.open_microbatch()
         i = self.index[id(tensor)]
         self.arrived[i] = True
-        self.order.append(i)
+        if self.k == 0:
+            self.order.append(i)
         values, where = g.reshape(-1), self.place[i]
         if self.weight is None:
             self._add(where, values)
@@ -153,7 +166,8 @@ class Reducer:
         for i, arrived in enumerate(self.arrived):
             if not arrived:
                 self.arrived[i] = True
-                self.order.append(i)
+                if self.k == 0:
+                    self.order.append(i)
                 self._add(self.place[i], 0)
         self._add(self.used_place, used)
         if self.k == self.last and not self.overlap:
