@@ -6,6 +6,7 @@ things must happen; each step is a file:
     environment.py   what the launcher's environment variables say, before MPI starts
     threads.py       threads per rank
     failure.py       one rank fails, the whole job ends
+    watchdog.py      a rank waits too long, the whole job says where it is and ends
     progress.py      the progress bar
     runtime.py       the MPI of this Python environment, and what it needs
     __main__.py      python -m launch -n 4 script.py

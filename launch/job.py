@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import socket
 import sys
@@ -17,6 +18,7 @@ from launch.failure import Failure, before_mpi, supervise
 from launch.progress import Progress
 from launch.signals import stop_on_signals
 from launch.threads import default_threads, host_cores, set_threads, warn_if_crowded
+from launch.watchdog import Watchdog
 
 __all__ = ["Job"]
 
@@ -34,6 +36,8 @@ class Job:
     threads: per rank, as do the last bits of results; default: $DTRAIN_THREADS, or the cores of
         the smallest host // microbatches, at least 1, which does not depend on the number of ranks.
     device: "cpu".
+    timeout: seconds that a rank may wait for others before the job says where everyone is and ends
+        (see `launch/watchdog.py`); 0 or None: for ever. $DTRAIN_TIMEOUT, where it is set, is used instead.
 
     Attributes: `rank` of `size`; `local_rank` of `local_size` on `host`; `comm`, the communicator;
     `seed`, `device`, `threads`, `microbatches`.
@@ -49,6 +53,7 @@ class Job:
         microbatches: int | None = None,
         threads: int | None = None,
         device: str = "cpu",
+        timeout: float | None = 300.0,
     ) -> None:
         if device != "cpu":
             raise ValueError(f"device must be 'cpu', the only one there is so far, got {device!r}")
@@ -69,9 +74,14 @@ class Job:
                 sys.stdout.reconfigure(line_buffering=True, write_through=False)
         if threads is None and os.environ.get("DTRAIN_THREADS"):
             threads = _threads_of_environment()
-        _check_agreement(self.comm, seed=seed, microbatches=microbatches, threads=threads)
+        timeout = _timeout_of_environment() if os.environ.get("DTRAIN_TIMEOUT") else (timeout or 0.0)
+        if not 0 <= timeout < math.inf:
+            raise ValueError(f"timeout must be a number of seconds, 0 or None for no limit, got {timeout}")
+        _check_agreement(self.comm, seed=seed, microbatches=microbatches, threads=threads, timeout=timeout)
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
+        if timeout and isinstance(self.comm, MPICommunicator):
+            Watchdog(self.comm, timeout)
         manual_seed(seed)
         self._chosen_threads = threads
         self._cores = self.comm.all_gather_object(host_cores())
@@ -165,6 +175,14 @@ def _threads_of_environment() -> int:
     if not text.isdigit():
         raise ValueError(f"DTRAIN_THREADS must be a whole number of threads, got {text!r}")
     return int(text)
+
+
+def _timeout_of_environment() -> float:
+    text = os.environ["DTRAIN_TIMEOUT"]
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"DTRAIN_TIMEOUT must be a number of seconds, 0 for no limit, got {text!r}") from None
 
 
 def _check_agreement(comm: Communicator, **arguments: object) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dtrain.comm.request import Helper, Request
 from dtrain.comm.traffic import Traffic
+from dtrain.comm.waits import Waits
 from dtrain.comm.window import Window
 
 __all__ = ["Array", "Communicator", "shares"]
@@ -36,7 +37,7 @@ class Communicator(ABC):
     host name). `places[r]` is (number of the host, local rank) of rank r; hosts are numbered in the
     order of their first ranks. `microbatches` is the number of microbatches in a step; it equals
     `size` until `settle_microbatches` says otherwise. `traffic.bytes_sent` counts what this rank has
-    sent in messages, on the helper thread and in its groups too.
+    sent in messages, and `waits` knows what it waits for, on the helper thread and in its groups too.
 
     Methods check the arrays of this rank (type, dtype, contiguity, room), not whether ranks agree:
     the latter would cost a message. A method that starts with `i` starts and returns a `Request`.
@@ -64,6 +65,7 @@ class Communicator(ABC):
         #: Called on the helper thread with what a started function raised; a job ends there.
         self.on_helper_error: Callable[[BaseException], None] | None = None
         self.traffic = Traffic()
+        self.waits = Waits()
         self._helper: Helper | None = None
 
     def __repr__(self) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from dtrain.comm.communicator import Array, Communicator
+from dtrain.comm.mail import Mail
+from dtrain.comm.waits import Calls
 from dtrain.comm.window import Window, open_window
 
 __all__ = ["MPICommunicator"]
@@ -53,20 +55,39 @@ class MPICommunicator(Communicator):
         self._lane_group: Any = ...  # not made
         self._ops = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
         self._in_place = MPI.IN_PLACE
+        self._note("all ranks", range(self.size))
+
+    def _note(self, name: str, ranks: Sequence[int]) -> None:
+        """Keep account of the collectives of these ranks (as the job numbers them) under this name."""
+        self.name, self.ranks = name, ranks
+        self._calls, self._twin_calls = Calls(ranks), Calls(ranks)
+        self.waits.add(name, self._calls)
+        self.waits.add(f"{name}, helper thread", self._twin_calls)
+
+    def _group(self, mpi_comm: Any, name: str, ranks: Sequence[int]) -> MPICommunicator:
+        """Some of the ranks, which are accounted for together with this communicator."""
+        group = MPICommunicator(mpi_comm)
+        group.traffic, group.waits = self.traffic, self.waits
+        group._note(name, ranks)
+        return group
 
     def all_gather_object(self, value: Any) -> list[Any]:
-        return self._comm.allgather(value)
+        with self._calls("all_gather_object"):
+            return self._comm.allgather(value)
 
     def barrier(self) -> None:
-        self._comm.Barrier()
+        with self._calls("barrier"):
+            self._comm.Barrier()
 
     def abort(self, code: int = 1) -> None:
         self._comm.Abort(code)
 
     def host_group(self) -> Communicator:
         if self._host_group is None:
-            self._host_group = MPICommunicator(self._local)
-            self._host_group.traffic = self.traffic
+            number = self.places[self.rank][0]
+            ranks = [self.ranks[r] for r, (host, _) in enumerate(self.places) if host == number]
+            with self._calls("host_group"):
+                self._host_group = self._group(self._local, f"host {number} ({self.host})", ranks)
         return self._host_group
 
     def lane_group(self) -> Communicator | None:
@@ -74,11 +95,15 @@ class MPICommunicator(Communicator):
 
         number, local_rank = self.places[self.rank]
         if self._lane_group is ...:
-            lane = self._comm.Split(local_rank if local_rank < self.lanes else MPI.UNDEFINED, number)
-            self._lane_group = None if lane == MPI.COMM_NULL else MPICommunicator(lane)
-            if self._lane_group is not None:
-                self._lane_group.traffic = self.traffic
+            with self._calls("lane_group"):
+                lane = self._comm.Split(local_rank if local_rank < self.lanes else MPI.UNDEFINED, number)
+                ranks = [self.ranks[r] for r, (_, local) in enumerate(self.places) if local == local_rank]
+                self._lane_group = None if lane == MPI.COMM_NULL else self._group(lane, f"lane {local_rank}", ranks)
         return self._lane_group
+
+    def mail(self) -> Mail:
+        """Messages between any two of these ranks that nobody waits for. All ranks call this."""
+        return Mail(self._comm)
 
     def window(self, nbytes: int, patient: bool = False) -> Window | None:
         return open_window(self, nbytes, patient) if self.size == self.local_size > 1 else None
@@ -87,30 +112,35 @@ class MPICommunicator(Communicator):
         return _Twin(self)
 
     def _broadcast(self, flat: Array, root: int) -> None:
-        for chunk in _chunks(flat):
-            self._comm.Bcast(chunk, root)
+        with self._calls("broadcast_"):
+            for chunk in _chunks(flat):
+                self._comm.Bcast(chunk, root)
 
     def _allreduce(self, flat: Array, op: str) -> None:
-        for chunk in _chunks(flat):
-            self._comm.Allreduce(self._in_place, chunk, self._ops[op])
+        with self._calls("allreduce_"):
+            for chunk in _chunks(flat):
+                self._comm.Allreduce(self._in_place, chunk, self._ops[op])
 
     def _reduce_scatter(self, flat: Array, cuts: list[int]) -> Array:
         counts = _counts(cuts)
         part = np.empty(counts[self.rank], flat.dtype)
-        self._comm.Reduce_scatter(flat, part, counts)
+        with self._calls("reduce_scatter"):
+            self._comm.Reduce_scatter(flat, part, counts)
         return part
 
     def _all_gather(self, flat: Array, cuts: list[int]) -> None:
-        if self.patient:
-            _wait_patiently(self._comm.Iallgatherv(self._in_place, [flat, _counts(cuts)]))
-        else:
-            self._comm.Allgatherv(self._in_place, [flat, _counts(cuts)])
+        with self._calls("all_gather"):
+            if self.patient:
+                _wait_patiently(self._comm.Iallgatherv(self._in_place, [flat, _counts(cuts)]))
+            else:
+                self._comm.Allgatherv(self._in_place, [flat, _counts(cuts)])
 
     def _all_to_all(self, send: Array, send_counts: list[int], recv: Array, recv_counts: list[int]) -> None:
-        if self.patient:
-            _wait_patiently(self._comm.Ialltoallv([send, send_counts], [recv, recv_counts]))
-        else:
-            self._comm.Alltoallv([send, send_counts], [recv, recv_counts])
+        with self._calls("all_to_all"):
+            if self.patient:
+                _wait_patiently(self._comm.Ialltoallv([send, send_counts], [recv, recv_counts]))
+            else:
+                self._comm.Alltoallv([send, send_counts], [recv, recv_counts])
 
 
 class _Twin(MPICommunicator):
@@ -118,7 +148,7 @@ class _Twin(MPICommunicator):
 
     def __init__(self, main: MPICommunicator) -> None:
         self.__dict__.update(main.__dict__)
-        self._comm = main._twin_comm
+        self._comm, self._calls = main._twin_comm, main._twin_calls
         self.patient = True
 
     def start(self, *args: Any) -> Any:

@@ -11,14 +11,16 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dtrain.comm.waits import State
+
 if TYPE_CHECKING:
-    from dtrain.comm.communicator import Communicator
+    from dtrain.comm.mpi import MPICommunicator
 
 __all__ = ["Window", "open_window"]
 
@@ -45,7 +47,8 @@ class _Meeting:
     A store before the count is seen before the count on processors that keep stores in order (x86-64).
     """
 
-    def __init__(self, memory: mmap.mmap, rank: int, size: int, patient: bool) -> None:
+    def __init__(self, memory: mmap.mmap, rank: int, ranks: Sequence[int], patient: bool) -> None:
+        size, self.ranks = len(ranks), ranks
         self.counters = memoryview(memory).cast("q")
         self.mine = rank * (_LINE // 8)
         self.others = [r * (_LINE // 8) for r in range(size) if r != rank]
@@ -67,8 +70,13 @@ class _Meeting:
                 elif looks > self.spins:
                     os.sched_yield()
 
+    def state(self) -> State:
+        number = self.meetings
+        missing = [rank for i, rank in enumerate(self.ranks) if self.counters[i * (_LINE // 8)] < number]
+        return State(number, "meeting", bool(missing), self.ranks, missing)
 
-def open_window(comm: Communicator, nbytes: int, patient: bool = False) -> Window | None:
+
+def open_window(comm: MPICommunicator, nbytes: int, patient: bool = False) -> Window | None:
     """A window of `nbytes` for each of comm's ranks, which are all on this host; all of them call this.
 
     None, on every rank, where the memory cannot be had; rank 0 says why.
@@ -102,4 +110,6 @@ def open_window(comm: Communicator, nbytes: int, patient: bool = False) -> Windo
         return None
     whole = np.frombuffer(memory, np.uint8)
     parts = [whole[header + r * room : header + r * room + nbytes] for r in range(comm.size)]
-    return Window(parts, _Meeting(memory, comm.rank, comm.size, patient).meet)
+    meeting = _Meeting(memory, comm.rank, comm.ranks, patient)
+    comm.waits.add(f"memory of {comm.name}", meeting)
+    return Window(parts, meeting.meet)

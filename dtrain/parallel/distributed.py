@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from weakref import WeakMethod
 
 from dtrain.autograd import Tensor, backward_root, is_grad_enabled, on_backward_end
 from dtrain.backend import Array
@@ -103,6 +104,7 @@ class DistributedDataParallel(Module):
         self._kept: list[Array] | None = None
         self._had: set[int] = set()
         self._ordered = False  # gradients lie in the order of their arrival
+        self._phase = WeakMethod(self._where)
         key.move_to(0, self.block.start)
 
     # -- as a module -----------------------------------------------------------------------------
@@ -204,6 +206,7 @@ class DistributedDataParallel(Module):
     def _begin_step(self) -> None:
         """Before the first microbatch of a step: flat gradients as the parameters are now."""
         self.synchronized = False
+        self.comm.waits.phase = self._phase
         if self.ledger is not None and self.ledger.is_due(self._step):
             after = [("parameters after the optimizer", name, p.array) for name, p in self._parameters]
             after += [("buffers", name, b.array) for name, b in self.module.named_buffers()]
@@ -327,6 +330,7 @@ class DistributedDataParallel(Module):
         if not self._ordered:
             self._order_by_arrival()
         self._step += 1
+        self.comm.waits.steps += 1
         self._done = 0
         self.synchronized = True
         key.move_to(self._step, self.block.start)
@@ -347,6 +351,18 @@ class DistributedDataParallel(Module):
         if all(order == sorted(order) for order in orders):
             return
         self._build([Flat([r.flat.tensors[i] for i in order]) for r, order in zip(self._reducers, orders, strict=True)])
+
+    def _where(self) -> str:
+        """Where this rank is, in words; a watchdog asks from another thread."""
+        words = [f"{self._step} steps done"]
+        if self._open or self._called or self._done:
+            words = [f"step {self._step}, {self._done} of this rank's {len(self.block)} microbatches done"]
+        names = {id(p): name for name, p in self._parameters}
+        for reducer in self._reducers:
+            if (summing := reducer.under_way()) is not None:
+                bucket, tensors = summing
+                words.append(f"summing {bucket} with the gradients of {', '.join(names[id(t)] for t in tensors)}")
+        return "; ".join(words)
 
     def check_complete(self) -> None:
         """Before an optimizer's step: are all microbatches of this rank in?"""

@@ -68,6 +68,7 @@ class Reducer:
         self._cut_buckets()
         self.last = len(self.plan) - 1
         self.requests: list[Any] = []
+        self.bucket: int | None = None  # that is being summed
 
     def _plan(self) -> tuple[list[tuple[int, int]], int]:
         """How the rank's microbatches are added up, and in how many rows."""
@@ -208,12 +209,26 @@ class Reducer:
     def _send(self) -> None:
         """Sum the next bucket over all ranks, on the helper thread where communication is to overlap."""
         exchange = self.exchange or self._open_exchange()
-        where = self.buckets[self.sent]
+        bucket = self.sent
         self.sent += 1
         if self.overlap:
-            self.requests.append(self.comm.start(exchange.all_reduce, where))
+            self.requests.append(self.comm.start(self._all_reduce, exchange, bucket))
         else:
-            exchange.all_reduce(self.comm, where)
+            self._all_reduce(self.comm, exchange, bucket)
+
+    def _all_reduce(self, comm: Communicator, exchange: Exchange, bucket: int) -> None:
+        self.bucket = bucket
+        exchange.all_reduce(comm, self.buckets[bucket])
+        self.bucket = None
+
+    def under_way(self) -> tuple[str, list[Tensor]] | None:
+        """Which bucket is being summed just now, and the parameters in it; another thread may ask."""
+        bucket = self.bucket
+        if bucket is None:
+            return None
+        where, places = self.buckets[bucket], zip(self.flat.tensors, self.place, strict=True)
+        tensors = [t for t, place in places if place.start < where.stop and where.start < place.stop]
+        return f"bucket {bucket} of {len(self.buckets)}", tensors
 
     def wait(self) -> None:
         """Returns when all sums are there; raises what went wrong on the helper thread."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -88,6 +89,9 @@ def test_one_process(alone: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 def test_bad_arguments(alone: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
         Job(threads=0)
+    for timeout in (-1, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"timeout must be a number of seconds, .* got {timeout}"):
+            Job(timeout=timeout)
     with pytest.raises(ValueError, match="device must be 'cpu', .* got 'cuda'"):
         Job(device="cuda")
     with pytest.raises(ValueError, match="0 microbatches cannot be shared by 1 ranks"):
@@ -95,6 +99,9 @@ def test_bad_arguments(alone: pytest.MonkeyPatch) -> None:
     alone.setenv("DTRAIN_THREADS", "many")
     with pytest.raises(ValueError, match="DTRAIN_THREADS must be a whole number .* 'many'"):
         Job()
+    alone.setenv("DTRAIN_TIMEOUT", "soon")
+    with pytest.raises(ValueError, match="DTRAIN_TIMEOUT must be a number of seconds, 0 for no limit, got 'soon'"):
+        Job(timeout=None, threads=1)
 
 
 def test_default_threads() -> None:
