@@ -10,6 +10,8 @@ things must happen; each step is a file:
     progress.py      the progress bar
     runtime.py       the MPI of this Python environment, and what it needs
     __main__.py      python -m launch -n 4 script.py
+    keeper.py        the parent of a job, which starts it again when it fails
+    segments.py      what MPI libraries leave in /dev/shm
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""python -m launch -n 4 [--threads T] [--launcher auto|mpirun|srun] [-m] script.py args...
+"""python -m launch -n 4 [--threads T] [--restarts K] [--launcher auto|mpirun|srun] [-m] script.py args...
 
 Starts a script on n ranks with the mpirun of this Python environment, or with srun inside a Slurm
 allocation, with what that launcher needs. The process becomes the launcher, so that its exit code
 is the job's, and ending it in whatever way ends all ranks. With -n 1 it becomes the script.
+With --restarts it becomes the parent of all that (`keeper.py`), and starts a job that has failed again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from launch.environment import launched_world
+from launch.keeper import become_keeper
 from launch.runtime import find_mpirun, library_family, mpirun_family, settings
 
 __all__ = ["main"]
@@ -36,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(" ".join([*(f"{k}={shlex.quote(v)}" for k, v in environment.items())] + [shlex.join(command)]))
         sys.exit(0)
     sys.stdout.flush()
+    if options.restarts:
+        become_keeper(command, {**os.environ, **environment}, options.restarts)
     os.execvpe(command[0], command, {**os.environ, **environment})
 
 
@@ -49,6 +53,13 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto: srun inside a Slurm allocation if the MPI library is not Open MPI, else mpirun",
     )
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        default=0,
+        metavar="K",
+        help="start a job that fails again, at most K times; its script resumes from its checkpoints",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the command, start nothing")
     parser.add_argument("-m", action="store_true", dest="module", help="script is a module's name")
     parser.add_argument("script", help="Python script, or with -m a module")
@@ -61,6 +72,8 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"-n must be at least 1 rank, got {options.n}")
     if options.threads is not None and options.threads < 1:
         raise ValueError(f"--threads must be at least 1, got {options.threads}")
+    if options.restarts < 0:
+        raise ValueError(f"--restarts must be at least 0, got {options.restarts}")
     if options.module:
         if importlib.util.find_spec(options.script) is None:
             raise FileNotFoundError(f"no module named {options.script} can be imported from here")

@@ -16,6 +16,7 @@ from dtrain.comm import Communicator, MPICommunicator, SingleCommunicator
 from launch.environment import World, launched_world
 from launch.failure import Failure, before_mpi, supervise
 from launch.progress import Progress
+from launch.segments import remove_own
 from launch.signals import stop_on_signals
 from launch.threads import default_threads, host_cores, set_threads, warn_if_crowded
 from launch.watchdog import Watchdog
@@ -65,6 +66,7 @@ class Job:
             supervise(world.rank, socket.gethostname())
             before_mpi(world.rank, supervised=True)
             self.comm = _connect(world)
+            remove_own()
             failure = Failure(self.comm.rank, self.comm.host, self.comm.abort)
             failure.install()
             self.comm.on_helper_error = failure.failed

@@ -58,12 +58,13 @@ def environment(**more: str) -> dict[str, str]:
 def start(
     launcher: str, script: str, folder: Path, ranks: int = 3, more: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """Start `script` (its text) with "mpirun", with "launch", or as one process with "python"."""
+    """Start `script` (its text) with "mpirun", with "launch" (options may follow), or as one process with "python"."""
     file = folder / "script.py"
     file.write_text(textwrap.dedent(script))
+    launcher, *options = launcher.split()
     command: Sequence[str] = {
         "mpirun": [mpirun() or "mpirun", "-n", str(ranks), sys.executable, str(file)],
-        "launch": [sys.executable, "-m", "launch", "-n", str(ranks), str(file)],
+        "launch": [sys.executable, "-m", "launch", "-n", str(ranks), *options, str(file)],
         "python": [sys.executable, str(file)],
     }[launcher]
     return subprocess.Popen(

@@ -121,7 +121,7 @@ def test_an_orderly_end(tmp_path: Path) -> None:
     assert sorted(re.findall(r"saved by (\d)", ended.output)) == ["1", "2"]
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", [*LAUNCHERS, "launch --restarts 3"])
 def test_no_rank_outlives_a_killed_launcher(launcher: str, tmp_path: Path) -> None:
     script = """
         import os, time
