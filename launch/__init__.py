@@ -4,6 +4,7 @@ Imports dtrain, nothing imports it. Read first: `job.py`, whose constructor is t
 things must happen; each step is a file:
 
     environment.py   what the launcher's environment variables say, before MPI starts
+    memory.py        what malloc does with freed memory
     threads.py       threads per rank
     failure.py       one rank fails, the whole job ends
     watchdog.py      a rank waits too long, the whole job says where it is and ends

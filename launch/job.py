@@ -15,6 +15,7 @@ from dtrain.backend.random import manual_seed
 from dtrain.comm import Communicator, MPICommunicator, SingleCommunicator
 from launch.environment import World, launched_world
 from launch.failure import Failure, before_mpi, supervise
+from launch.memory import keep_freed_memory
 from launch.progress import Progress
 from launch.segments import remove_own
 from launch.signals import stop_on_signals
@@ -59,6 +60,7 @@ class Job:
         if device != "cpu":
             raise ValueError(f"device must be 'cpu', the only one there is so far, got {device!r}")
         self.seed, self.device = seed, device
+        keep_freed_memory()
         world = launched_world()
         if world is None or world.size == 1:
             self.comm: Communicator = SingleCommunicator()
