@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from tests.hosts.emulated import Cluster
+
+
+@pytest.fixture(scope="session")
+def torch() -> Any:
+    """The torch package; a test that asks for it is skipped, visibly, where it is missing."""
+    return pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
 
 
 @pytest.fixture
