@@ -66,8 +66,8 @@ class Tensor:
         self._sink: Sink | None = None
         # The piece of a flat buffer that this tensor is: see dtrain/nn/flat.py.
         self._flat: Any = None
-        # A DataLoader sets `microbatch`, (number, of how many), on what it yields; others leave the slot empty.
-        self.microbatch: tuple[int, int]
+        # A DataLoader sets `microbatch`, its Mark (number, of how many), on what it yields; else the slot is empty.
+        self.microbatch: Any
 
     # -- graph -----------------------------------------------------------------------------------
 

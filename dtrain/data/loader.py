@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from dtrain.data.collate import default_collate, empty_like_batch
 from dtrain.data.dataset import batch_method
 from dtrain.data.prefetch import prefetched
 from dtrain.data.sampler import cut, epoch_order, microbatch_block
+from dtrain.data.step import Step
 from dtrain.data.transforms import Context
 
 __all__ = ["DataLoader"]
@@ -46,7 +48,8 @@ class DataLoader:
         seed: of the order and of random transforms; by default that of `dtrain.manual_seed`.
         prefetch: microbatches prepared ahead of the one in use.
 
-    Every Tensor of a batch says where it belongs: `x.microbatch == (m, M)`.
+    Every Tensor of a batch says where it belongs: `x.microbatch == (m, M)`, and leads to what stands in its
+    place in this rank's other microbatches of the step, which SyncBatchNorm needs.
     Raises ValueError or TypeError for arguments that cannot work, before any work is done.
     """
 
@@ -134,21 +137,27 @@ class DataLoader:
 
     def _walk(self, epoch: int, first_step: int, token: object) -> Iterator[Any]:
         order = epoch_order(self.seed, epoch, self._samples, self.shuffle)
-        places = [(k, m) for k in range(first_step, self.steps) for m in self.own_microbatches]
 
-        def load(place: tuple[int, int]) -> Any:
-            step, microbatch = place
+        def load(step: int, microbatch: int) -> Any:
             samples = order[step * self.batch_size : (step + 1) * self.batch_size]
             lo, hi = cut(len(samples), self.microbatches)[microbatch]
-            batch = self._load(samples[lo:hi], epoch, spare=samples[:1])
-            return _placed(batch, (microbatch, self.microbatches))
+            return self._load(samples[lo:hi], epoch, spare=samples[:1])
 
-        with closing(prefetched(load, places, self.num_workers, self.prefetch)) as batches:
-            for (step, microbatch), batch in zip(places, batches, strict=True):
+        def places() -> Iterator[tuple[int, Step, int]]:
+            for k in range(first_step, self.steps):
+                step = Step(partial(load, k), self.own_microbatches, self.microbatches)
+                yield from ((k, step, microbatch) for microbatch in self.own_microbatches)
+
+        def get(place: tuple[int, Step, int]) -> tuple[tuple[int, Step, int], Any]:
+            return place, place[1].get(place[2])
+
+        with closing(prefetched(get, places(), self.num_workers, self.prefetch)) as batches:
+            for (k, step, microbatch), batch in batches:
+                step.hand_out(microbatch)
                 # Handing out a step's last microbatch consumes the step: a checkpoint written in
                 # the loop's body, after the optimizer's step, must not repeat it.
                 if microbatch == self.own_microbatches[-1] and token is self._iterator:
-                    self._consumed = min((step + 1) * self.batch_size, self._samples)
+                    self._consumed = min((k + 1) * self.batch_size, self._samples)
                 yield batch
 
     def _load(self, samples: NDArray[np.int64], epoch: int, spare: NDArray[np.int64]) -> Any:
@@ -213,15 +222,3 @@ def _whole(name: str, value: Any, least: int) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     return int(value)
-
-
-def _placed(batch: Any, place: tuple[int, int]) -> Any:
-    """`batch`, each Tensor in its top level marked with (microbatch, microbatches)."""
-    if isinstance(batch, Mapping):
-        members = list(batch.values())
-    else:
-        members = list(batch) if isinstance(batch, (tuple, list)) else [batch]
-    for member in members:
-        if isinstance(member, Tensor):
-            member.microbatch = place
-    return batch
