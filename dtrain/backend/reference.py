@@ -24,6 +24,8 @@ __all__ = [
     "avg_pool2d_grad",
     "batch_norm",
     "batch_norm_grad",
+    "batch_norm_grad_sums",
+    "batch_norm_stats",
     "conv2d",
     "conv2d_grad",
     "cross_entropy",
@@ -331,6 +333,20 @@ def batch_norm(
     return back(y), mean, var, normal, scale
 
 
+def batch_norm_stats(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per channel, the mean of x and the sum of (x - mean)^2, both 0 where there is no sample. (N, C, ...) -> (C,)"""
+    rows, _ = _channel_rows(x)
+    mean = _sum_rows(rows) * rows.dtype.type(1 / max(1, len(rows)))
+    centred = rows - mean
+    return mean, _sum_rows(centred * centred)
+
+
+def batch_norm_grad_sums(g: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per channel, the sums of g and of g times the normalised x: the gradients of bias and weight. (C,)"""
+    rows, _ = _channel_rows(g)
+    return _sum_rows(rows), _sum_rows(rows * normal)
+
+
 def batch_norm_grad(
     g: np.ndarray,
     normal: np.ndarray,
@@ -338,19 +354,24 @@ def batch_norm_grad(
     weight: np.ndarray | None,
     batch_statistics: bool,
     needs: Sequence[bool],
+    sums: tuple[np.ndarray, np.ndarray, float] | None = None,
 ) -> list[np.ndarray | None]:
-    """Gradients of batch_norm with respect to x, weight and bias, those that are needed."""
+    """Gradients of batch_norm with respect to x, weight and bias, those that are needed.
+
+    sums: where x was a part of the batch whose statistics were taken, batch_norm_grad_sums of the whole batch,
+    and its number of values per channel.
+    """
     rows, back = _channel_rows(g)
-    g_bias = _sum_rows(rows)
-    g_weight = _sum_rows(rows * normal)
+    g_bias, g_weight = _sum_rows(rows), _sum_rows(rows * normal)
     gx = None
     if needs[0]:
         factor = scale if weight is None else scale * weight
         if batch_statistics:
-            share = rows.dtype.type(1 / max(1, len(rows)))
-            gx = normal * (g_weight * -share)
+            of_g, of_g_normal, count = (g_bias, g_weight, len(rows)) if sums is None else sums
+            share = rows.dtype.type(1 / max(1, count))
+            gx = normal * (of_g_normal * -share)
             gx += rows
-            gx -= g_bias * share
+            gx -= of_g * share
             gx *= factor
         else:
             gx = rows * factor

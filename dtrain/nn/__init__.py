@@ -10,7 +10,7 @@ from dtrain.nn.containers import ModuleDict, ModuleList, Sequential
 from dtrain.nn.layers import Conv2d, Embedding, Linear
 from dtrain.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss
 from dtrain.nn.module import Module
-from dtrain.nn.norm import BatchNorm1d, BatchNorm2d, LayerNorm
+from dtrain.nn.norm import BatchNorm1d, BatchNorm2d, LayerNorm, SyncBatchNorm
 from dtrain.nn.parameter import Parameter
 from dtrain.nn.stateless import (
     GELU,
@@ -53,6 +53,7 @@ __all__ = [
     "Sequential",
     "Sigmoid",
     "Softmax",
+    "SyncBatchNorm",
     "Tanh",
     "functional",
     "init",

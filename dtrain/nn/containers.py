@@ -81,9 +81,8 @@ class Sequential(_Numbered):
         return super().__getitem__(index)
 
     def forward(self, input: Any) -> Any:  # noqa: A002
-        for module in self.__dict__.values():
-            if isinstance(module, Module):
-                input = module(input)  # noqa: A001
+        for _, module in self._items():
+            input = module(input)  # noqa: A001
         return input
 
 

@@ -113,7 +113,7 @@ class Module:
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of the modules that are attributes of this one, each once."""
         seen = set()
-        for name, value in self.__dict__.items():
+        for name, value in list(self.__dict__.items()):  # a forward that loops over children may set attributes
             if isinstance(value, Module) and id(value) not in seen:
                 seen.add(id(value))
                 yield name, value

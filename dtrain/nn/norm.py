@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from dtrain.autograd import Tensor
+from dtrain.backend import Array
 from dtrain.nn.module import Module
 from dtrain.nn.parameter import Parameter
 from dtrain.ops.creation import ones, zeros
-from dtrain.ops.norm import batch_norm, layer_norm
+from dtrain.ops.norm import batch_norm, layer_norm, sync_batch_norm
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "LayerNorm"]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "LayerNorm", "SyncBatchNorm"]
 
 
 class _BatchNorm(Module):
-    dimensions: tuple[int, ...]
+    dimensions: tuple[int, ...] = ()  # of inputs; none: any from 2 on
 
     def __init__(
         self,
@@ -44,25 +46,22 @@ class _BatchNorm(Module):
     num_batches_tracked: Tensor | None
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        if input.ndim not in self.dimensions:
-            raise ValueError(
-                f"{type(self).__name__} takes inputs of {self.dimensions} dimensions, got shape {input.shape}"
-            )
-        momentum = self.momentum
-        if self.training and self.num_batches_tracked is not None:
-            self.num_batches_tracked.array += 1
-            if momentum is None:  # the plain average over all batches
-                momentum = 1 / self.num_batches_tracked.item()
+        momentum = self._begin(input)
+        of_batch = self.training or self.running_mean is None
         return batch_norm(
-            input,
-            self.weight,
-            self.bias,
-            self.running_mean,
-            self.running_var,
-            self.training or self.running_mean is None,
-            momentum if momentum is not None else 0.0,
-            self.eps,
+            input, self.weight, self.bias, self.running_mean, self.running_var, of_batch, momentum, self.eps
         )
+
+    def _begin(self, input: Tensor) -> float:  # noqa: A002
+        """Check the input, count the batch, and return the momentum to use."""
+        if input.ndim < 2 or (self.dimensions and input.ndim not in self.dimensions):
+            expected = self.dimensions or "at least 2"
+            raise ValueError(f"{type(self).__name__} takes inputs of {expected} dimensions, got shape {input.shape}")
+        if not (self.training and self.num_batches_tracked is not None):
+            return self.momentum or 0.0
+        self.num_batches_tracked.array += 1
+        # None: the plain average over all batches.
+        return 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}"
@@ -88,6 +87,75 @@ class BatchNorm2d(_BatchNorm):
     """
 
     dimensions = (4,)
+
+
+class SyncBatchNorm(_BatchNorm):
+    """BatchNorm over the global batch.  (N, C, ...) -> the same; N may be 0
+
+    (x - mean) / sqrt(var + eps) * weight + bias per channel, and in training under DistributedDataParallel mean
+    and var are those of all microbatches of the step, on all ranks: what BatchNorm would do with the whole batch in
+    one piece. Everywhere else it is BatchNorm. The state dict has BatchNorm's keys.
+
+    Because microbatches then depend on each other, a rank that has several runs their forward passes together
+    when the model is called with the first, and their backward passes after the last `backward()`. For
+    this the model's inputs must come from the DataLoader untouched: transforms belong into the data set or the model.
+
+    process_group: None; the statistics are those of all ranks. Anything else raises ValueError.
+    """
+
+    #: Set by DistributedDataParallel while it calls the model: a row of numbers in, those of all microbatches out.
+    gather: Callable[[Array], Array] | None = None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: Any = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        _check_group(process_group)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        if self.gather is None or not self.training:
+            return super().forward(input)
+        momentum = self._begin(input)
+        return sync_batch_norm(
+            input, self.weight, self.bias, self.running_mean, self.running_var, momentum, self.eps, self.gather
+        )
+
+    @classmethod
+    def convert_sync_batchnorm(cls, module: Module, process_group: Any = None) -> Any:
+        """The module with every BatchNorm in it, at whatever depth, replaced by a SyncBatchNorm.
+
+        Parameters, buffers (the same tensors) and options are kept. A module that is a BatchNorm itself is
+        returned as a new one. To be called before DistributedDataParallel is.
+        """
+        _check_group(process_group)
+        return cls._converted(module, {})
+
+    @classmethod
+    def _converted(cls, module: Module, made: dict[int, Module]) -> Module:
+        if id(module) not in made:
+            made[id(module)] = module
+            if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm):
+                twin = made[id(module)] = cls.__new__(cls)
+                twin.__dict__.update(module.__getstate__())
+            for name, child in list(module.__dict__.items()):
+                if isinstance(child, Module):
+                    setattr(made[id(module)], name, cls._converted(child, made))
+        return made[id(module)]
+
+
+def _check_group(process_group: Any) -> None:
+    if process_group is not None:
+        raise ValueError(
+            f"SyncBatchNorm takes its statistics over all ranks; process_group must be None, got {process_group!r}"
+        )
 
 
 class LayerNorm(Module):

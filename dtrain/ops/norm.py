@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from dtrain.autograd import Joint, op
-from dtrain.backend import Array, backend_of
+import numpy as np
 
-__all__ = ["batch_norm", "layer_norm"]
+from dtrain.autograd import Joint, op
+from dtrain.backend import Array, backend_of, device_of, to_device, to_numpy
+
+__all__ = ["batch_norm", "layer_norm", "sync_batch_norm"]
 
 
 @op
@@ -31,11 +33,7 @@ def batch_norm(
     Raises ValueError where training sees a single value per channel, which has no variance.
     """
     x = input
-    if x.ndim < 2 or any(p is not None and p.shape != x.shape[1:2] for p in (weight, bias, running_mean, running_var)):
-        raise ValueError(
-            f"batch_norm: input of shape {x.shape} does not fit parameters and statistics of shapes "
-            f"{[p.shape for p in (weight, bias, running_mean, running_var) if p is not None]}"
-        )
+    _check_channels(x, weight, bias, running_mean, running_var)
     count = x.size // x.shape[1] if x.shape[1] else 0
     of_batch = training or running_mean is None or running_var is None
     if training and count == 1:
@@ -46,17 +44,84 @@ def batch_norm(
     mean, var = (None, None) if of_batch else (running_mean, running_var)
     kernels = backend_of(x)
     y, mean, var, normal, scale = kernels.batch_norm(x, weight, bias, mean, var, eps)
-    if training and count and running_mean is not None:
-        running_mean *= 1 - momentum
-        running_mean += momentum * mean
-    if training and count and running_var is not None:
-        running_var *= 1 - momentum
-        running_var += (momentum * count / (count - 1)) * var
+    if training and count:
+        _move(running_mean, momentum, mean)
+        _move(running_var, momentum, var, count / (count - 1))
 
     def pullback(g: Array, needs: Sequence[bool]) -> list[Array | None]:
         return kernels.batch_norm_grad(g, normal, scale, weight, of_batch, needs)
 
     return y, Joint(pullback)
+
+
+@op
+def sync_batch_norm(
+    input: Any,  # noqa: A002
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    momentum: float,
+    eps: float,
+    gather: Callable[[Array], Array],
+) -> Any:
+    """batch_norm in training where the input is a part of the batch: one microbatch. input: (N, C, ...), N may be 0
+
+    gather(row): a float64 row of k numbers -> (parts, k), the rows of all parts in their order. It is called
+    once here and once in the gradient. What is made of the rows, and so the running statistics, is the same
+    to the bit in every part: with n_j, mean_j and m2_j = sum of (x - mean_j)^2 of part j, and n = sum of n_j,
+
+        mean = (sum of n_j mean_j) / n        var = (sum of m2_j + n_j (mean_j - mean)^2) / n
+
+    (Chan, Golub and LeVeque, 1979). Raises ValueError where all parts together have one value per channel.
+    """
+    x = input
+    _check_channels(x, weight, bias, running_mean, running_var)
+    kernels, place = backend_of(x), device_of(x)
+    channels = x.shape[1]
+
+    def of_all(*parts: Array) -> Array:
+        return gather(np.concatenate([np.ravel(to_numpy(part)).astype(np.float64) for part in parts]))
+
+    def here(values: Array) -> Array:
+        return to_device(values.astype(x.dtype), place)
+
+    rows = of_all(np.array(x.size // max(1, channels)), *kernels.batch_norm_stats(x))
+    counts, means, m2 = rows[:, :1], rows[:, 1 : channels + 1], rows[:, channels + 1 :]
+    count = float(counts.sum())
+    if count == 1:
+        raise ValueError(
+            f"batch_norm in training needs more than one value per channel in the microbatches of a step together, "
+            f"got one, in an input of {x.ndim} dimensions and {channels} channels; use a larger batch or drop_last=True"
+        )
+    mean = (counts * means).sum(0) / max(1.0, count)
+    var = (m2 + counts * (means - mean) ** 2).sum(0) / max(1.0, count)
+    if count:
+        _move(running_mean, momentum, to_device(mean, place))
+        _move(running_var, momentum, to_device(var, place), count / (count - 1))
+    y, _, _, normal, scale = kernels.batch_norm(x, weight, bias, here(mean), here(var), eps)
+
+    def pullback(g: Array, needs: Sequence[bool]) -> list[Array | None]:
+        sums = of_all(*kernels.batch_norm_grad_sums(g, normal)).sum(0)
+        of_g, of_g_normal = here(sums[:channels]), here(sums[channels:])
+        return kernels.batch_norm_grad(g, normal, scale, weight, True, needs, (of_g, of_g_normal, count))
+
+    return y, Joint(pullback)
+
+
+def _check_channels(x: Array, *per_channel: Array | None) -> None:
+    if x.ndim < 2 or any(p is not None and p.shape != x.shape[1:2] for p in per_channel):
+        raise ValueError(
+            f"batch_norm: input of shape {x.shape} does not fit parameters and statistics of shapes "
+            f"{[p.shape for p in per_channel if p is not None]}"
+        )
+
+
+def _move(running: Array | None, momentum: float, statistic: Array, factor: float = 1.0) -> None:
+    """running = (1 - momentum) * running + momentum * factor * statistic, in place."""
+    if running is not None:
+        running *= 1 - momentum
+        running += (momentum * factor) * statistic
 
 
 @op

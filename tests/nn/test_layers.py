@@ -41,6 +41,8 @@ LAYERS: list[tuple[str, dict[str, Any], list[np.ndarray]]] = [
     ("BatchNorm2d", {"num_features": 3, "eps": 1e-3, "momentum": 0.3}, [normal(2, 3, 2, 4)]),
     ("BatchNorm2d", {"num_features": 3, "affine": False}, [normal(2, 3, 2, 4)]),
     ("BatchNorm2d", {"num_features": 3, "track_running_stats": False}, [normal(2, 3, 2, 4)]),
+    ("SyncBatchNorm", {"num_features": 3}, [normal(4, 3)]),
+    ("SyncBatchNorm", {"num_features": 3, "momentum": None, "eps": 1e-3}, [normal(2, 3, 2, 4, 2)]),
     ("LayerNorm", {"normalized_shape": 4}, [normal(2, 3, 4)]),
     ("LayerNorm", {"normalized_shape": (3, 4), "eps": 1e-3, "bias": False}, [normal(2, 3, 4)]),
     ("LayerNorm", {"normalized_shape": 4, "elementwise_affine": False}, [normal(0, 4)]),
@@ -186,6 +188,37 @@ def test_batch_norm_needs_two_values_in_training_and_none_in_evaluation():
     assert norm.eval()(dtrain.ones(1, 3)).shape == (1, 3)
     with pytest.raises(ValueError, match=r"BatchNorm1d takes inputs of \(2, 3\) dimensions"):
         norm(dtrain.ones(2, 3, 4, 4))
+
+
+def test_convert_sync_batchnorm():
+    class Block(nn.Module):
+        def __init__(self):
+            self.norm, self.again = nn.BatchNorm1d(3, eps=0.1), nn.Linear(2, 2)
+            self.twice = self.norm
+
+    net = nn.Sequential(nn.BatchNorm2d(2, momentum=None), nn.ModuleList([Block(), nn.BatchNorm1d(2, affine=False)]))
+    net[1].eval()
+    state, names = net.state_dict(), [name for name, _ in net.named_parameters()]
+    parameters = list(net.parameters())
+    assert nn.SyncBatchNorm.convert_sync_batchnorm(net) is net
+    assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
+    assert [name for name, _ in net.named_parameters()] == names
+    assert all(value.array is state[name].array for name, value in net.state_dict().items())
+    norms = [m for m in net.modules() if isinstance(m, nn.SyncBatchNorm)]
+    assert [(m.num_features, m.eps, m.momentum, m.affine, m.training) for m in norms] == [
+        (2, 1e-5, None, True, True), (3, 0.1, 0.1, True, False), (2, 1e-5, 0.1, False, False),
+    ]  # fmt: skip
+    assert net[1][0].twice is net[1][0].norm
+    assert not any(isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) for m in net.modules())
+    alone = nn.BatchNorm1d(2)
+    made = nn.SyncBatchNorm.convert_sync_batchnorm(alone)
+    assert isinstance(made, nn.SyncBatchNorm) and made.weight is alone.weight
+    assert nn.SyncBatchNorm.convert_sync_batchnorm(made) is made
+    for fails in (nn.SyncBatchNorm, lambda n, process_group: made.convert_sync_batchnorm(made, process_group)):
+        with pytest.raises(ValueError, match="over all ranks; process_group must be None, got 'group'"):
+            fails(2, process_group="group")
+    with pytest.raises(ValueError, match="at least 2 dimensions"):
+        made(dtrain.ones(2))
 
 
 def test_a_whole_cnn_takes_an_empty_batch():

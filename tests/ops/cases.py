@@ -349,6 +349,14 @@ def _batch_norm(o: Any, x: Any, w: Any = None, b: Any = None, *, training: bool,
     return o.batch_norm(x, mean, var, w, b, training=training, **options)
 
 
+def _sync_batch_norm(o: Any, x: Any, w: Any = None, b: Any = None) -> Any:
+    """Of a batch in one part; of several in tests/parallel."""
+    mean, var = o.full((x.shape[1],), 0.3, dtype=x.dtype), o.full((x.shape[1],), 1.7, dtype=x.dtype)
+    if hasattr(o, "sync_batch_norm"):
+        return o.sync_batch_norm(x, w, b, mean, var, momentum=0.1, eps=1e-5, gather=lambda row: row[None])
+    return o.batch_norm(x, mean, var, w, b, training=True)
+
+
 _NORMS = [
     *_cases(
         "batch_norm",
@@ -366,6 +374,8 @@ _NORMS = [
     ),
     *_cases("batch_norm", ([(3, 2, 2), (2,), (2,)], {"training": True}),
             call=lambda o, x, w, b, **kw: o.batch_norm(x, None, None, w, b, **kw)),
+    *_cases("sync_batch_norm", ((4, 3), (3,), (3,)), ((2, 3, 2, 3), (3,)), (_transposed(2, 3, 4, 2),),
+            call=_sync_batch_norm),
     *_cases(
         "layer_norm",
         ((2, 3, 4), [4], (4,), (4,)),
