@@ -2,7 +2,7 @@
 
 May import `dtrain.comm` and what is below. Read `tree.py` (the fixed order of summation), then `naive.py`
 (all of DistributedDataParallel in a page, slow), then `exchange.py` (how ranks meet), `reducer.py` and
-`distributed.py`.
+`distributed.py`; for SyncBatchNorm `lockstep.py` and `coupled.py`.
 """
 
 from dtrain.parallel.distributed import DistributedDataParallel

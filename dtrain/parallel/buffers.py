@@ -6,12 +6,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from dtrain.autograd import Tensor
 from dtrain.backend import Array
 from dtrain.nn.module import Module
+from dtrain.nn.norm import SyncBatchNorm
 
 __all__ = ["Buffers"]
 
 _FIRST = 3  # where the buffers begin in the header
+
+#: What a module's buffers are at some time: the tensors (a forward may bind others) and their values.
+State = list[tuple[Tensor, Array]]
 
 
 class Buffers:
@@ -21,13 +26,15 @@ class Buffers:
     floating-point buffer, bytes of the other buffers]. Every microbatch starts from the buffers of the
     step's beginning; afterwards floating-point ones have made the weighted mean of the microbatches'
     changes (so one that nobody changes stays as it is), others (counters) are what microbatch 0 made
-    of them. With one microbatch nothing is averaged: a plain loop's bits.
+    of them. With one microbatch nothing is averaged: a plain loop's bits. Nor is a SyncBatchNorm's:
+    every microbatch makes the same of them.
     """
 
     def __init__(self, module: Module, microbatches: int) -> None:
         self.alone = microbatches == 1
         # By owner and name: a forward may bind another tensor to the name.
         self.names: list[tuple[Module, str]] = []
+        self.averaged: list[bool] = []
         if not self.alone:
             seen = set()
             for owner in module.modules():
@@ -35,38 +42,68 @@ class Buffers:
                     if id(tensor) not in seen:
                         seen.add(id(tensor))
                         self.names.append((owner, name))
-        self.size = _FIRST + sum(_room(array) for array in self._arrays())
+                        self.averaged.append(not isinstance(owner, SyncBatchNorm))
+        rooms = (_room(t.array) for t, averaged in zip(self._now(), self.averaged, strict=True) if averaged)
+        self.size = _FIRST + sum(rooms)
         self.remember()
 
-    def _arrays(self) -> Iterator[Array]:
-        return (owner.__dict__[name].array for owner, name in self.names)
+    # -- whose they are --------------------------------------------------------------------------
 
     def remember(self) -> None:
         """A step begins: its microbatches start from the buffers as they are now."""
-        self.before = [array.copy() for array in self._arrays()]
+        self.before = self._save()
+        self.made: dict[int, State] = {}
+        self.present: int | None = None
+
+    def enter(self, k: int) -> None:
+        """From now on they are those of the rank's k-th microbatch, as it left them."""
+        if k != self.present:
+            self.leave()
+            if k in self.made:
+                self._load(self.made[k])
+            self.present = k
+
+    def leave(self, keep: bool = True) -> None:
+        """They are as they were at the beginning of the step; keep: what the microbatch made of them is kept."""
+        if self.present is not None:
+            if keep:
+                self.made[self.present] = self._save()
+            self.restore()
+            self.present = None
 
     def restore(self) -> None:
         """The buffers as they were at the beginning of the step."""
-        for array, before in zip(self._arrays(), self.before, strict=True):
-            array[...] = before
+        self._load(self.before)
+
+    def _now(self) -> Iterator[Tensor]:
+        return (owner.__dict__[name] for owner, name in self.names)
+
+    def _save(self) -> State:
+        return [(tensor, tensor.array.copy()) for tensor in self._now()]
+
+    def _load(self, state: State) -> None:
+        for (owner, name), (tensor, values) in zip(self.names, state, strict=True):
+            owner.__dict__[name] = tensor
+            tensor.array[...] = values
+
+    # -- as a message ----------------------------------------------------------------------------
 
     def take(self, microbatch: int, weight: float, loss: float, stop: bool) -> Array:
-        """This microbatch's header: (size,). The buffers go back to what they were before it."""
+        """This microbatch's header: (size,)."""
         header = np.zeros(self.size)
         header[0] = weight
         if weight:
             header[1] = loss if self.alone else weight * loss
         header[2] = stop
-        at = _FIRST
-        for array, before in zip(self._arrays(), self.before, strict=True):
-            room = slice(at, at + _room(array))
-            if _is_float(array):
+        self.same = []
+        for array, before, room in self._rooms():
+            if room is None:
+                self.same.append(array.copy())
+            elif _is_float(array):
                 if weight:  # what a microbatch without samples made of them may be NaN
                     header[room] = np.ravel(weight * (array - before))
             elif microbatch == 0:
                 header[room] = np.frombuffer(array.tobytes(), np.uint8)
-            at = room.stop
-        self.restore()
         return header
 
     def put(self, header: Array) -> tuple[float, bool]:
@@ -77,15 +114,23 @@ class Buffers:
         total = float(header[0])
         if not total:
             raise ValueError("all microbatches of a step were empty or had weight 0: there is no mean to take")
-        at = _FIRST
-        for array, before in zip(self._arrays(), self.before, strict=True):
-            room = slice(at, at + _room(array))
-            if _is_float(array):
+        same = iter(self.same)
+        for array, before, room in self._rooms():
+            if room is None:
+                array[...] = next(same)
+            elif _is_float(array):
                 array[...] = before + (header[room] / total).reshape(array.shape).astype(array.dtype)
             else:
                 array[...] = np.frombuffer(header[room].astype(np.uint8).tobytes(), array.dtype).reshape(array.shape)
-            at = room.stop
         return float(header[1] / total), stop
+
+    def _rooms(self) -> Iterator[tuple[Array, Array, slice | None]]:
+        """Each buffer, its values at the step's beginning, and its place in the header, None if it has none."""
+        at = _FIRST
+        for tensor, (_, before), averaged in zip(self._now(), self.before, self.averaged, strict=True):
+            room = slice(at, at + _room(tensor.array)) if averaged else None
+            at = room.stop if room else at
+            yield tensor.array, before, room
 
 
 def _is_float(array: Array) -> bool:

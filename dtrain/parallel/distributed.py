@@ -17,6 +17,7 @@ from dtrain.data.sampler import microbatch_block
 from dtrain.nn.flat import Flat, flatten
 from dtrain.nn.module import IncompatibleKeys, Module
 from dtrain.parallel.buffers import Buffers
+from dtrain.parallel.coupled import Coupled
 from dtrain.parallel.hooks.bucket import GradBucket
 from dtrain.parallel.hooks.feedback import ErrorFeedback
 from dtrain.parallel.hooks.reducer import Hook, HookReducer
@@ -45,7 +46,8 @@ class DistributedDataParallel(Module):
     A microbatch counts by its number of samples (the first dimension of the first tensor that the model
     is called with; `set_weight` for others). Buffers, such as running statistics, become the mean of
     what the microbatches made of them. Parameters that no microbatch used keep `grad=None` and are
-    named once on standard error. `state_dict()` has the module's own keys.
+    named once on standard error. `state_dict()` has the module's own keys. With nn.SyncBatchNorm a rank
+    computes its microbatches of a step together, see there; `model.backward(g)` then returns None.
 
     comm: the job's communicator (None: one process). overlap: whether buckets travel on a helper thread
     while backward goes on (default: where there are several hosts; within one, memory is shared and there is
@@ -101,6 +103,9 @@ class DistributedDataParallel(Module):
         self._parameters = list(module.named_parameters())
         self._reducers: list[Reducer] = []
         self._hook: Hook | None = None
+        coupled = Coupled(self) if self.microbatches > 1 else None
+        self._may_couple = coupled if coupled and coupled.layers else None
+        self._coupled: Coupled | None = None  # in a step whose microbatches depend on each other
         self._kept: list[Array] | None = None
         self._had: set[int] = set()
         self._ordered = False  # gradients lie in the order of their arrival
@@ -193,6 +198,10 @@ class DistributedDataParallel(Module):
         self._samples = tensors[0].shape[0] if tensors and tensors[0].ndim else 1
         # A batch of a DataLoader knows which microbatch it is.
         self._origin = next((a.microbatch for a in tensors if hasattr(a, "microbatch")), None)
+        if self._coupled is not None:
+            self._check_origin()
+            return self._coupled.forward(self._done, args, kwargs)
+        self._buffers.enter(self._done)
         return self.module(*args, **kwargs)
 
     def _without_gradients(self, *args: Any, **kwargs: Any) -> Any:
@@ -222,6 +231,11 @@ class DistributedDataParallel(Module):
         if list(flats) != [id(r.flat) for r in self._reducers]:
             self._build(list(flats.values()))
         self._buffers.remember()
+        self._coupled = self._may_couple if self._may_couple and self._may_couple.is_needed() else None
+        if self._coupled is not None:
+            self._coupled.begin(self._step, self._buffers, self._reducers)
+        elif self._may_couple is not None:
+            self._take_gradients()
 
     def _build(self, flats: list[Flat]) -> None:
         for _, p in self._parameters:
@@ -230,15 +244,19 @@ class DistributedDataParallel(Module):
         self._reducers = []
         for i, flat in enumerate(flats):
             header = self._buffers.size if i == 0 else 1
-            reducer = self._reducer(flat, header, last=i == len(flats) - 1)
-            for t in flat.tensors:
-                t._sink = reducer
-            self._reducers.append(reducer)
+            self._reducers.append(self._reducer(flat, header, last=i == len(flats) - 1))
+        self._take_gradients()
         # Whose bucket leaves next, so that of all reducers those that fill early leave early.
         turns = sorted(
             ((b + 1) / len(r.buckets), i) for i, r in enumerate(self._reducers) for b in range(len(r.buckets))
         )
         self._turns = [self._reducers[i] for _, i in turns]
+
+    def _take_gradients(self) -> None:
+        """From now on gradients of parameters go to the reducers."""
+        for reducer in self._reducers:
+            for t in reducer.flat.tensors:
+                t._sink = reducer
 
     def send_buckets(self) -> None:
         """Let complete buckets leave: in the same order on all ranks, whatever the order in which gradients arrive."""
@@ -255,35 +273,48 @@ class DistributedDataParallel(Module):
         """A gradient arrives: with the first one, the microbatch's backward begins."""
         if self._open:
             return
-        microbatch = self.block.start + self._done
-        here = f"step {self._step}, microbatch {microbatch} of {self.microbatches}, rank {self.comm.rank}"
         if not self._called:
             raise RuntimeError(
-                f"{here}: a parameter gets a gradient, but the model was not called in this microbatch; call the "
-                "wrapped model, and backward() once for each microbatch, on the sum of its losses"
+                f"{self._here()}: a parameter gets a gradient, but the model was not called in this microbatch; call "
+                "the wrapped model, and backward() once for each microbatch, on the sum of its losses"
             )
-        if self._origin not in (None, (microbatch, self.microbatches)):
-            raise RuntimeError(
-                f"{here}: the loader gave microbatch {self._origin[0]} of {self._origin[1]}; give the loader the same "
-                "comm and microbatches as the model, call backward() once for each of its batches (on the sum of "
-                "the losses), and finish a step before another loop begins"
-            )
+        self._check_origin()
         weight = float(self._samples if self._weight is None else self._weight)
         self._weight = None
         root = backward_root()
         loss = root.item() if root is not None and root.numel() == 1 else None
         if weight and loss is not None and not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} at {here} on {self.comm.host}")
+            raise FloatingPointError(f"the loss is {loss} at {self._here()} on {self.comm.host}")
         self._open = True
         on_backward_end(self._close_microbatch)
-        if self._done == 0:
+        loss = math.nan if loss is None else loss
+        if self._coupled is None:
+            self.begin_microbatch(self._done, weight, loss, scale=weight)
+        else:
+            self._coupled.close(self._done, weight, loss, empty=not weight and not self._samples, root=root)
+
+    def begin_microbatch(self, k: int, weight: float, loss: float, scale: float | None) -> None:
+        """The gradients of the rank's k-th microbatch come next, and are to be multiplied by `scale` (None: 1)."""
+        if k == 0:
             self._keep_gradients()
         for reducer in self._reducers:
-            reducer.begin(self._done, weight)
-        header = self._buffers.take(microbatch, weight, math.nan if loss is None else loss, self.comm.stop_requested)
+            reducer.begin(k, scale)
+        header = self._buffers.take(self.block[k], weight, loss, self.comm.stop_requested)
         self._reducers[0].add_header(header)
         for reducer in self._reducers[1:]:
             reducer.add_header(header[:1])
+
+    def _here(self) -> str:
+        microbatch = self.block.start + self._done
+        return f"step {self._step}, microbatch {microbatch} of {self.microbatches}, rank {self.comm.rank}"
+
+    def _check_origin(self) -> None:
+        if self._origin not in (None, (self.block.start + self._done, self.microbatches)):
+            raise RuntimeError(
+                f"{self._here()}: the loader gave microbatch {self._origin[0]} of {self._origin[1]}; give the loader "
+                "the same comm and microbatches as the model, call backward() once for each of its batches (on the sum "
+                "of the losses), and finish a step before another loop begins"
+            )
 
     def _keep_gradients(self) -> None:
         """Gradients that were not cleared are added to, as in PyTorch; their memory is about to be written."""
@@ -299,8 +330,12 @@ class DistributedDataParallel(Module):
                 t.grad = None
 
     def _close_microbatch(self) -> None:
-        for reducer in self._reducers:
-            reducer.end()
+        if self._coupled is None:
+            for reducer in self._reducers:
+                reducer.end()
+            self._buffers.leave(keep=False)
+        elif self._done == len(self.block) - 1:
+            self._coupled.backward()
         self._open = self._called = False
         self._done += 1
         if self._done < len(self.block):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,13 +33,25 @@ _FIRST_BUCKET = 1 << 20
 _BUCKET = 2 << 20
 
 
+@dataclass(slots=True)
+class Arrivals:
+    """What has arrived of the rank's k-th microbatch, and where it is added up (`Block.plan`)."""
+
+    k: int
+    weight: Any  # by which its gradients are multiplied; None: 1
+    depth: int
+    carries: int
+    arrived: list[bool]  # by tensor
+
+
 class Reducer:
     """Sums the gradients of a Flat's tensors over the microbatches of a step.
 
     owner: the DistributedDataParallel that it works for, which opens a microbatch when the first gradient
     arrives, says which complete buckets may leave, and is asked before an optimizer's step. header: how many
     numbers travel with the first bucket. A step is: for each of this rank's microbatches `begin(k, weight)`,
-    `add_header`, `add` for each parameter as its gradient arrives, `end`; after the last one `wait`. The sums
+    `add_header`, `add` for each parameter as its gradient arrives, `end`; after the last one `wait`. (Microbatches
+    may also take turns, with `resume`, as long as each parameter's gradients arrive in their order.) The sums
     are then in `message`, multiplied by 1 / header[0] except for the header itself (unless there is one
     microbatch only, whose gradients are left as they are).
     """
@@ -63,6 +76,7 @@ class Reducer:
         self.plan, rows = self._plan()
         # In which the gradients of the first microbatch arrived: that of rank 0 is the same at any number of ranks.
         self.order: list[int] = []
+        self.turns: list[Arrivals] = []
         self.index = {id(t): i for i, t in enumerate(flat.tensors)}
         self._lie_in(list(xp_of(flat.data).zeros((rows, n), flat.data.dtype)), header)
         self._cut_buckets()
@@ -80,6 +94,11 @@ class Reducer:
         self.header = self.message[:header]
         self.used = self.message[len(self.message) - len(self.flat.tensors) :]
         self.flat.move_gradients(self.message, self.offset)
+
+    def ready(self) -> None:
+        """Afterwards no bucket's departure involves the ranks' main threads. All ranks call this."""
+        if self.exchange is None:
+            self._open_exchange()
 
     def _open_exchange(self) -> Exchange:
         """When something is to be exchanged for the first time: there all ranks do the same in the same order."""
@@ -122,17 +141,20 @@ class Reducer:
 
     # -- one microbatch --------------------------------------------------------------------------
 
-    def begin(self, k: int, weight: float) -> None:
-        """The k-th microbatch of this rank comes next; its gradients count `weight` times."""
-        self.k = k
+    def begin(self, k: int, weight: float | None) -> None:
+        """The k-th microbatch of this rank comes next; its gradients count `weight` times (None: once)."""
         # With one microbatch there is nothing to weigh: its bits are those of a plain loop.
-        self.weight = None if self.microbatches == 1 else self.message.dtype.type(weight)
-        self.depth, self.carries = self.plan[k]
-        self.arrived = [False] * len(self.flat.tensors)
+        factor = None if weight is None or self.microbatches == 1 else self.message.dtype.type(weight)
+        self.now = Arrivals(k, factor, *self.plan[k], arrived=[False] * len(self.flat.tensors))
+        self.turns[k:] = [self.now]
         if k == 0:
             self.order = []
         self.missing = list(self.things)
         self.sent = 0
+
+    def resume(self, k: int) -> None:
+        """What is added from now on is the k-th microbatch's, which has begun before."""
+        self.now = self.turns[k]
 
     def add_header(self, values: Array) -> None:
         """Add this microbatch's header."""
@@ -141,21 +163,21 @@ class Reducer:
     def add(self, tensor: Tensor, g: Array) -> None:
         """Add the gradient of a parameter in this microbatch."""
         self.owner.open_microbatch()
-        i = self.index[id(tensor)]
-        self.arrived[i] = True
-        if self.k == 0:
+        i, now = self.index[id(tensor)], self.now
+        now.arrived[i] = True
+        if now.k == 0:
             self.order.append(i)
         values, where = g.reshape(-1), self.place[i]
-        if self.weight is None:
+        if now.weight is None:
             self._add(where, values)
-        elif not self.weight:
+        elif not now.weight:
             self._add(where, 0)  # what has no weight may be NaN: the loss of a microbatch without samples is
-        elif not self.carries and values.dtype == self.message.dtype:
+        elif not now.carries and values.dtype == self.message.dtype:
             # In one pass over memory.
-            xp_of(values).multiply(values, self.weight, out=self.rows[self.depth][where])
+            xp_of(values).multiply(values, now.weight, out=self.rows[now.depth][where])
             self._has_come(where)
         else:
-            self._add(where, values * self.weight)
+            self._add(where, values * now.weight)
 
     def check(self) -> None:
         """Raise RuntimeError unless all microbatches of the step are in."""
@@ -163,15 +185,16 @@ class Reducer:
 
     def end(self) -> None:
         """The backward walk of this microbatch is over: what has not arrived is zero."""
-        used = np.array(self.arrived, self.message.dtype)
-        for i, arrived in enumerate(self.arrived):
+        now = self.now
+        used = np.array(now.arrived, self.message.dtype)
+        for i, arrived in enumerate(now.arrived):
             if not arrived:
-                self.arrived[i] = True
-                if self.k == 0:
+                now.arrived[i] = True
+                if now.k == 0:
                     self.order.append(i)
                 self._add(self.place[i], 0)
         self._add(self.used_place, used)
-        if self.k == self.last and not self.overlap:
+        if now.k == self.last and not self.overlap:
             while self.sent < len(self.buckets):
                 self._send()
 
@@ -179,12 +202,13 @@ class Reducer:
         """values join the subtree sums at this place."""
         # One rounding for every leaf, whether it is stored or added.
         values = xp_of(self.message).asarray(values, self.message.dtype)
-        if not self.carries:
-            self.rows[self.depth][where] = values
+        depth, carries = self.now.depth, self.now.carries
+        if not carries:
+            self.rows[depth][where] = values
         else:
-            top = self.rows[self.depth - 1][where]
+            top = self.rows[depth - 1][where]
             top += values
-            for slot in range(self.depth - 2, self.depth - self.carries - 1, -1):
+            for slot in range(depth - 2, depth - carries - 1, -1):
                 below = self.rows[slot][where]
                 below += top
                 top = below
@@ -192,7 +216,7 @@ class Reducer:
 
     def _has_come(self, where: slice) -> None:
         """This place is filled; in the last microbatch, buckets that are complete leave."""
-        if self.overlap and self.k == self.last:
+        if self.overlap and self.now.k == self.last:
             for b in self._buckets_of(where):
                 self.missing[b] -= 1
             self.owner.send_buckets()

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from dtrain.comm import Communicator, SingleCommunicator
 from dtrain.parallel import NaiveDistributedDataParallel, reducer
-from tests.parallel.training import train
+from tests.parallel.training import make_net, make_sync_net, train
 
 
+@pytest.mark.parametrize("make", [make_net, make_sync_net])
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("microbatches", [4, 12])
 def test_same_bits_as_one_process(
-    comm: Communicator, microbatches: int, overlap: bool, monkeypatch: pytest.MonkeyPatch
+    comm: Communicator, microbatches: int, overlap: bool, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With BatchNorm and with SyncBatchNorm."""
     monkeypatch.setattr(reducer, "_FIRST_BUCKET", 512)  # several messages, where messages are sent
     monkeypatch.setattr(reducer, "_BUCKET", 512)
-    want = train(SingleCommunicator(), microbatches)
-    assert train(comm, microbatches, overlap=overlap) == want
+    want = train(SingleCommunicator(), microbatches, make=make)
+    assert train(comm, microbatches, make=make, overlap=overlap) == want
 
 
 def test_same_bits_as_the_naive_twin(comm: Communicator) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from dtrain import data, nn, optim
 from dtrain.comm import Communicator
 from dtrain.nn import functional as F
 
-__all__ = ["fingerprint", "make_net", "train"]
+__all__ = ["fingerprint", "make_net", "make_sync_net", "train"]
 
 
 def make_net() -> nn.Module:
@@ -23,6 +24,13 @@ def make_net() -> nn.Module:
     )  # fmt: skip
 
 
+def make_sync_net() -> nn.Module:
+    """The same with two SyncBatchNorms."""
+    net = make_net()
+    net.insert(8, nn.BatchNorm1d(20))
+    return nn.SyncBatchNorm.convert_sync_batchnorm(net)
+
+
 def train(
     comm: Communicator,
     microbatches: int,
@@ -31,6 +39,7 @@ def train(
     batch_size: int = 24,
     epochs: int = 2,
     wrap: Any = dtrain.DistributedDataParallel,
+    make: Callable[[], nn.Module] = make_net,
     dtype: Any = np.float32,
     **options: Any,
 ) -> tuple[str, list[float]]:
@@ -38,7 +47,7 @@ def train(
     dtrain.manual_seed(3)
     rng = np.random.Generator(np.random.Philox(key=7))
     x, y = rng.standard_normal((samples, 1, 4, 4)).astype(dtype), rng.integers(0, 5, samples)
-    model = wrap(make_net().to(np.dtype(dtype)), comm, microbatches, **options)
+    model = wrap(make().to(np.dtype(dtype)), comm, microbatches, **options)
     optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
     loader = data.DataLoader(
         data.ArrayDataset(x, y), batch_size, shuffle=True, comm=comm, microbatches=microbatches, drop_last=False
