@@ -18,6 +18,7 @@ from dtrain.nn.flat import Flat, flatten
 from dtrain.nn.module import IncompatibleKeys, Module
 from dtrain.parallel.buffers import Buffers
 from dtrain.parallel.coupled import Coupled
+from dtrain.parallel.gradients import Gradients
 from dtrain.parallel.hooks.bucket import GradBucket
 from dtrain.parallel.hooks.feedback import ErrorFeedback
 from dtrain.parallel.hooks.reducer import Hook, HookReducer
@@ -99,15 +100,13 @@ class DistributedDataParallel(Module):
         self._samples = 0
         self._weight: float | None = None
         self._origin: tuple[int, int] | None = None
-        self._named: set[str] = set()
         self._parameters = list(module.named_parameters())
         self._reducers: list[Reducer] = []
         self._hook: Hook | None = None
         coupled = Coupled(self) if self.microbatches > 1 else None
         self._may_couple = coupled if coupled and coupled.layers else None
         self._coupled: Coupled | None = None  # in a step whose microbatches depend on each other
-        self._kept: list[Array] | None = None
-        self._had: set[int] = set()
+        self._gradients = Gradients(self._parameters, say=self.comm.rank == 0)
         self._ordered = False  # gradients lie in the order of their arrival
         self._phase = WeakMethod(self._where)
         key.move_to(0, self.block.start)
@@ -296,7 +295,7 @@ class DistributedDataParallel(Module):
     def begin_microbatch(self, k: int, weight: float, loss: float, scale: float | None) -> None:
         """The gradients of the rank's k-th microbatch come next, and are to be multiplied by `scale` (None: 1)."""
         if k == 0:
-            self._keep_gradients()
+            self._gradients.keep(self._reducers)
         for reducer in self._reducers:
             reducer.begin(k, scale)
         header = self._buffers.take(self.block[k], weight, loss, self.comm.stop_requested)
@@ -316,19 +315,6 @@ class DistributedDataParallel(Module):
                 "of the losses), and finish a step before another loop begins"
             )
 
-    def _keep_gradients(self) -> None:
-        """Gradients that were not cleared are added to, as in PyTorch; their memory is about to be written."""
-        self._kept = None
-        if any(t.grad is not None for r in self._reducers for t in r.flat.tensors):
-            self._kept = [r.flat.grad.copy() for r in self._reducers]
-            for r, copy in zip(self._reducers, self._kept, strict=True):
-                for t in r.flat.tensors:
-                    copy[t._flat.slice] = 0 if t.grad is None else t.grad.array.reshape(-1)
-        self._had = {id(t) for r in self._reducers for t in r.flat.tensors if t.grad is not None}
-        for r in self._reducers:
-            for t in r.flat.tensors:
-                t.grad = None
-
     def _close_microbatch(self) -> None:
         if self._coupled is None:
             for reducer in self._reducers:
@@ -347,21 +333,10 @@ class DistributedDataParallel(Module):
 
     def _finish_step(self) -> None:
         self.loss, self.stopping = self._buffers.put(self._reducers[0].header)
-        unused = set()
-        for i, reducer in enumerate(self._reducers):
-            if self._kept is not None:
-                reducer.flat.grad += self._kept[i]
-            for t, used in zip(reducer.flat.tensors, reducer.used.tolist(), strict=True):
-                if used or id(t) in self._had:
-                    t.grad = t._flat.grad
-                elif t.requires_grad:
-                    unused.add(id(t))
-        self._kept = None
+        self._gradients.give(self._reducers, self._step)
         if self.ledger is not None and self.ledger.is_due(self._step + 1):
             flat = [(name, p._flat.grad.array) for name, p in self._parameters if p._sink is not None]
             self.ledger.compare(self._step, [("gradients after the reduction", *entry) for entry in flat])
-        if unused:
-            self._name_unused({name for name, p in self._parameters if id(p) in unused})
         if not self._ordered:
             self._order_by_arrival()
         self._step += 1
@@ -369,15 +344,6 @@ class DistributedDataParallel(Module):
         self._done = 0
         self.synchronized = True
         key.move_to(self._step, self.block.start)
-
-    def _name_unused(self, names: set[str]) -> None:
-        new = sorted(names - self._named)
-        self._named |= names
-        if new and self.comm.rank == 0:
-            print(
-                f"dtrain: no microbatch of step {self._step} used the parameters {', '.join(new)}; their grad is None",
-                file=sys.stderr,
-            )
 
     def _order_by_arrival(self) -> None:
         """After the first step: let gradients lie in the order in which they arrive, so that buckets fill early."""
