@@ -44,8 +44,10 @@ __all__ = [
 
 Pair = tuple[int, int]
 
-# Elements of the patch matrix of a block of images: 1 MiB of float32, so that it stays in the L2 cache.
+# Elements of the patch matrix of a block of images: 1 MiB of float32, so that it stays in the L2 cache; but
+# rows enough for the weights, which are read once for each block, to be used often.
 _PATCH_ELEMENTS = 1 << 18
+_PATCH_ROWS = 1 << 9
 
 
 def _channels_last(x: np.ndarray) -> np.ndarray:
@@ -101,8 +103,9 @@ def _matrix(weight: np.ndarray, groups: int) -> np.ndarray:
     return np.ascontiguousarray(grouped.transpose(0, 3, 4, 2, 1)).reshape(groups, kh * kw * i, o // groups)
 
 
-def _blocks(n: int, elements_per_image: int) -> Iterator[slice]:
-    step = max(1, _PATCH_ELEMENTS // max(1, elements_per_image))
+def _blocks(n: int, rows: int, columns: int) -> Iterator[slice]:
+    """Images in blocks. rows, columns: of the patch matrix of one of them."""
+    step = max(1, _PATCH_ELEMENTS // max(1, rows * columns), _PATCH_ROWS // max(1, rows))
     return (slice(lo, min(lo + step, n)) for lo in range(0, n, step))
 
 
@@ -126,7 +129,7 @@ def conv2d(
     ow = _out_size(w, kw, stride[1], padding[1], dilation[1])
     matrix = _matrix(weight, groups)
     y = np.empty((n, oh, ow, o), x.dtype)
-    for block in _blocks(n, oh * ow * groups * matrix.shape[1]):
+    for block in _blocks(n, oh * ow, groups * matrix.shape[1]):
         patches = _patches(_pad(xl[block], padding), (oh, ow), (kh, kw), stride, dilation, groups)
         rows = y[block].reshape(patches.shape[1], groups, o // groups)
         np.matmul(patches, matrix, out=rows.transpose(1, 0, 2))
@@ -154,7 +157,7 @@ def conv2d_grad(
     matrix = _matrix(weight, groups)
     gx = np.empty(xl.shape, x.dtype) if needs[0] else None
     gw = np.zeros(matrix.shape, weight.dtype) if needs[1] else None
-    for block in _blocks(n, oh * ow * groups * matrix.shape[1]):
+    for block in _blocks(n, oh * ow, groups * matrix.shape[1]):
         rows = gl[block].reshape(-1, groups, o // groups).transpose(1, 0, 2)
         if gw is not None:
             patches = _patches(_pad(xl[block], padding), (oh, ow), (kh, kw), stride, dilation, groups)

@@ -92,6 +92,7 @@ def test_conv2d_in_blocks_is_conv2d_at_once(monkeypatch):
     whole = reference.conv2d(x, w, b, *options)
     grads = reference.conv2d_grad(whole, x, w, *options, (True, True, True))
     monkeypatch.setattr(reference, "_PATCH_ELEMENTS", 2 * 36 * 27)  # two images at a time
+    monkeypatch.setattr(reference, "_PATCH_ROWS", 1)
     np.testing.assert_allclose(reference.conv2d(x, w, b, *options), whole, atol=1e-12)
     for a, b_ in zip(reference.conv2d_grad(whole, x, w, *options, (True, True, True)), grads, strict=True):
         np.testing.assert_allclose(a, b_, atol=1e-10)
