@@ -1,13 +1,10 @@
-"""The benchmarks' own modules are found as by their scripts; PyTorch is the peer."""
+"""The benchmarks' own modules are found, as their scripts find them."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.launch.jobs import ROOT
-from tests.nn.conftest import torch
-
-__all__ = ["torch"]
 
 
 @pytest.fixture(autouse=True)
