@@ -22,6 +22,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from dtrain.checkpoint import Stopped
@@ -119,7 +120,10 @@ def on_exit_code(tell: Callable[[Any], None]) -> None:
     def read(error: SystemExit) -> Any:
         code = member.__get__(error)
         at_top = sys._getframe().f_back is None and threading.current_thread() is threading.main_thread()
-        if at_top and not isinstance(error, Stopped):  # Stopped is raised on all ranks: they end together
+        if at_top and isinstance(error, Stopped):  # on all ranks, which end together
+            # As soon as one has ended with a code other than 0, srun sends the others this.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        elif at_top:
             tell(code)
         return code
 
@@ -160,7 +164,8 @@ def supervise(rank: int, host: str) -> None:
 
     def pass_on(number: int, frame: object) -> None:
         passed_on.add(number)
-        os.kill(child, number)
+        with suppress(ProcessLookupError):  # it has ended
+            os.kill(child, number)
 
     for number in PASSED_ON:
         signal.signal(number, pass_on)

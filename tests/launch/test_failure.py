@@ -170,3 +170,17 @@ def test_a_deadlock_under_pytest_becomes_a_traceback(tmp_path: Path) -> None:
     assert ended.code != 0
     assert re.search(r"\[rank 1\] \S*test_deadlock.py::test_deadlock FAILED, other ranks hang", ended.output)
     assert "AssertionError: one leaves" in ended.output
+
+
+def test_a_rank_that_leaves_to_be_resumed_is_not_ended_on_its_way_out(tmp_path: Path) -> None:
+    """As soon as one rank has ended with 75, srun sends SIGTERM to the others, and would give their code instead."""
+    script = """
+        import atexit, os, signal
+        import launch
+        from dtrain.checkpoint import STOPPED, Stopped
+
+        job = launch.Job()
+        atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+        raise Stopped(STOPPED)
+    """
+    assert run("mpirun", script, tmp_path).code == 75
