@@ -58,7 +58,7 @@ test-mpich: .venv/.test-installed
 
 test-openmpi: .venv-openmpi/.test-installed
 	@$(call heading,tests that start jobs, with Open MPI)
-	$(OPENMPI) $(OPENMPI_BIN)/python -m pytest tests/launch tests/examples tests/hosts
+	$(OPENMPI) $(OPENMPI_BIN)/python -m pytest tests/launch tests/examples tests/hosts tests/slurm
 	$(call mpi_tests,Open MPI,$(OPENMPI_BIN),$(OPENMPI))
 
 # An empty file says that a step is done. pip's own output is shown only where it fails.

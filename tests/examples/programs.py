@@ -12,7 +12,7 @@ import numpy as np
 from dtrain.data import FashionMNIST
 from tests.launch.jobs import ROOT, environment, mpirun
 
-__all__ = ["EXAMPLES", "result_of", "run_example", "write_idx", "write_small_data"]
+__all__ = ["EXAMPLES", "result_in", "result_of", "run_example", "write_idx", "write_small_data"]
 
 EXAMPLES = ROOT / "examples"
 
@@ -28,7 +28,14 @@ def run_example(name: str, *options: str, ranks: int = 0, **variables: str) -> s
 
 def result_of(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
     assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return result_in(done.stdout)
+
+
+def result_in(output: str) -> dict[str, object]:
+    """What train.py says in its last line."""
+    (line,) = (line for line in output.splitlines() if line.startswith('{"accuracy"'))
+    result: dict[str, object] = json.loads(line)
+    return result
 
 
 def write_idx(folder: Path, name: str, images: np.ndarray, labels: np.ndarray) -> None:
