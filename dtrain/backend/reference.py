@@ -97,10 +97,12 @@ def _patches(x: np.ndarray, out: Pair, kernel: Pair, stride: Pair, dilation: Pai
 
 
 def _matrix(weight: np.ndarray, groups: int) -> np.ndarray:
-    """(O, I / groups, KH, KW) -> (groups, KH * KW * I / groups, O / groups)"""
+    """(O, I / groups, KH, KW) -> (groups, O / groups, KH * KW * I / groups)
+
+    What is moved stays within an output channel, and so in the cache.
+    """
     o, i, kh, kw = weight.shape
-    grouped = weight.reshape(groups, o // groups, i, kh, kw)
-    return np.ascontiguousarray(grouped.transpose(0, 3, 4, 2, 1)).reshape(groups, kh * kw * i, o // groups)
+    return np.ascontiguousarray(weight.transpose(0, 2, 3, 1)).reshape(groups, o // groups, kh * kw * i)
 
 
 def _blocks(n: int, rows: int, columns: int) -> Iterator[slice]:
@@ -129,10 +131,10 @@ def conv2d(
     ow = _out_size(w, kw, stride[1], padding[1], dilation[1])
     matrix = _matrix(weight, groups)
     y = np.empty((n, oh, ow, o), x.dtype)
-    for block in _blocks(n, oh * ow, groups * matrix.shape[1]):
+    for block in _blocks(n, oh * ow, groups * matrix.shape[2]):
         patches = _patches(_pad(xl[block], padding), (oh, ow), (kh, kw), stride, dilation, groups)
         rows = y[block].reshape(patches.shape[1], groups, o // groups)
-        np.matmul(patches, matrix, out=rows.transpose(1, 0, 2))
+        np.matmul(patches, matrix.transpose(0, 2, 1), out=rows.transpose(1, 0, 2))
         if bias is not None:
             y[block] += bias
     return y.transpose(0, 3, 1, 2)
@@ -157,13 +159,17 @@ def conv2d_grad(
     matrix = _matrix(weight, groups)
     gx = np.empty(xl.shape, x.dtype) if needs[0] else None
     gw = np.zeros(matrix.shape, weight.dtype) if needs[1] else None
-    for block in _blocks(n, oh * ow, groups * matrix.shape[1]):
+    for block in _blocks(n, oh * ow, groups * matrix.shape[2]):
         rows = gl[block].reshape(-1, groups, o // groups).transpose(1, 0, 2)
         if gw is not None:
             patches = _patches(_pad(xl[block], padding), (oh, ow), (kh, kw), stride, dilation, groups)
-            gw += np.matmul(patches.transpose(0, 2, 1), rows)
+            # BLAS is fastest where the longer side of a product comes last.
+            if patches.shape[2] < rows.shape[2]:
+                gw += np.matmul(patches.transpose(0, 2, 1), rows).transpose(0, 2, 1)
+            else:
+                gw += np.matmul(rows.transpose(0, 2, 1), patches)
         if gx is not None:
-            patches = np.matmul(rows, matrix.transpose(0, 2, 1)).reshape(groups, -1, oh, ow, kh, kw, i)
+            patches = np.matmul(rows, matrix).reshape(groups, -1, oh, ow, kh, kw, i)
             padded = np.zeros((patches.shape[1], h + 2 * ph, w + 2 * pw, groups, i), x.dtype)
             for k in range(kh):
                 for m in range(kw):
@@ -172,7 +178,7 @@ def conv2d_grad(
                     part += patches[:, :, :, :, k, m].transpose(1, 2, 3, 0, 4)
             gx[block] = padded[:, ph : ph + h, pw : pw + w].reshape(-1, h, w, c)
     if gw is not None:
-        gw = gw.reshape(groups, kh, kw, i, o // groups).transpose(0, 4, 3, 1, 2).reshape(weight.shape)
+        gw = gw.reshape(o, kh, kw, i).transpose(0, 3, 1, 2)
     return [
         None if gx is None else gx.transpose(0, 3, 1, 2),
         gw,
