@@ -101,6 +101,7 @@ class DistributedDataParallel(Module):
         self._weight: float | None = None
         self._origin: tuple[int, int] | None = None
         self._parameters = list(module.named_parameters())
+        self._places: list[Any] = []  # where they lay when a step began, and which were trained
         self._reducers: list[Reducer] = []
         self._hook: Hook | None = None
         coupled = Coupled(self) if self.microbatches > 1 else None
@@ -219,6 +220,18 @@ class DistributedDataParallel(Module):
             after = [("parameters after the optimizer", name, p.array) for name, p in self._parameters]
             after += [("buffers", name, b.array) for name, b in self.module.named_buffers()]
             self.ledger.compare(self._step - 1, after)
+        places = [(p._flat, p.requires_grad) for _, p in self._parameters]
+        if not self._reducers or places != self._places:
+            self._settle_flats()
+        self._buffers.remember()
+        self._coupled = self._may_couple if self._may_couple and self._may_couple.is_needed() else None
+        if self._coupled is not None:
+            self._coupled.begin(self._step, self._buffers, self._reducers)
+        elif self._may_couple is not None:
+            self._take_gradients()
+
+    def _settle_flats(self) -> None:
+        """Make the reducers again if parameters have moved, or others are trained than before."""
         trained = [p for _, p in self._parameters if p.requires_grad]
         flats = {id(p._flat.flat): p._flat.flat for p in trained if p._flat is not None}
         mine = {id(p) for _, p in self._parameters}
@@ -229,12 +242,7 @@ class DistributedDataParallel(Module):
             flats = {id(flat): flat for flat in flatten(trained)}
         if list(flats) != [id(r.flat) for r in self._reducers]:
             self._build(list(flats.values()))
-        self._buffers.remember()
-        self._coupled = self._may_couple if self._may_couple and self._may_couple.is_needed() else None
-        if self._coupled is not None:
-            self._coupled.begin(self._step, self._buffers, self._reducers)
-        elif self._may_couple is not None:
-            self._take_gradients()
+        self._places = [(p._flat, p.requires_grad) for _, p in self._parameters]
 
     def _build(self, flats: list[Flat]) -> None:
         for _, p in self._parameters:

@@ -45,7 +45,8 @@ class Gradients:
                 elif t.requires_grad:
                     unused.add(id(t))
         self.kept = []
-        self._name({name for name, p in self.parameters if id(p) in unused}, step)
+        if unused:
+            self._name({name for name, p in self.parameters if id(p) in unused}, step)
 
     def _name(self, unused: set[str], step: int) -> None:
         new = sorted(unused - self.said)

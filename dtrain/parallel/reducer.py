@@ -167,17 +167,17 @@ class Reducer:
         now.arrived[i] = True
         if now.k == 0:
             self.order.append(i)
-        values, where = g.reshape(-1), self.place[i]
+        where = self.place[i]
         if now.weight is None:
-            self._add(where, values)
+            self._add(where, g.reshape(-1))
         elif not now.weight:
             self._add(where, 0)  # what has no weight may be NaN: the loss of a microbatch without samples is
-        elif not now.carries and values.dtype == self.message.dtype:
-            # In one pass over memory.
-            xp_of(values).multiply(values, now.weight, out=self.rows[now.depth][where])
+        elif not now.carries and g.dtype == self.message.dtype:
+            # In one pass over memory, whatever the layout of g.
+            xp_of(g).multiply(g, now.weight, out=self.rows[now.depth][where].reshape(g.shape))
             self._has_come(where)
         else:
-            self._add(where, values * now.weight)
+            self._add(where, (g * now.weight).reshape(-1))
 
     def check(self) -> None:
         """Raise RuntimeError unless all microbatches of the step are in."""
