@@ -15,10 +15,9 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-from step_time import machine
+from machine import machine, write_results
 from workloads import WORKLOADS
 
 from launch.runtime import find_mpirun, mpirun_family, settings
@@ -42,11 +41,10 @@ def main() -> None:
     done = subprocess.run([*command, *names], env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    result = json.dumps({"command": " ".join(["python", *sys.argv]), "machine": machine(), "rows": rows}, indent=1)
-    print(result)
+    print(f"{machine()}; {options.ranks} ranks of one thread, ledger={options.every}")
+    print(done.stdout, end="")
     if options.json:
-        Path(options.json).write_text(result + "\n")
+        write_results(options.json, [json.loads(line) for line in done.stdout.splitlines()])
 
 
 def run_child(names: list[str], every: int) -> None:
