@@ -55,6 +55,12 @@ class Flat:
                 t.grad = piece.grad
             t.array, t._flat = data, piece
 
+    def put_data(self, data: Array) -> None:
+        """Let `data`, with the values that it has, be the memory of the tensors' values from now on."""
+        self.data = data
+        for t in self.tensors:
+            t.array = data[t._flat.slice].reshape(t.array.shape)
+
     def move_gradients(self, room: Array, start: int) -> None:
         """Let the gradients lie in `room`, 1-D, from element `start` on."""
         room[start : start + len(self.grad)] = self.grad

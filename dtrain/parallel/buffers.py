@@ -43,7 +43,7 @@ class Buffers:
                         seen.add(id(tensor))
                         self.names.append((owner, name))
                         self.averaged.append(not isinstance(owner, SyncBatchNorm))
-        rooms = (_room(t.array) for t, averaged in zip(self._now(), self.averaged, strict=True) if averaged)
+        rooms = (_room(t.array) for t, averaged in zip(self.now(), self.averaged, strict=True) if averaged)
         self.size = _FIRST + sum(rooms)
         self.remember()
 
@@ -51,7 +51,7 @@ class Buffers:
 
     def remember(self) -> None:
         """A step begins: its microbatches start from the buffers as they are now."""
-        self.before = self._save()
+        self.before = self.save()
         self.made: dict[int, State] = {}
         self.present: int | None = None
 
@@ -60,28 +60,31 @@ class Buffers:
         if k != self.present:
             self.leave()
             if k in self.made:
-                self._load(self.made[k])
+                self.load(self.made[k])
             self.present = k
 
     def leave(self, keep: bool = True) -> None:
         """They are as they were at the beginning of the step; keep: what the microbatch made of them is kept."""
         if self.present is not None:
             if keep:
-                self.made[self.present] = self._save()
+                self.made[self.present] = self.save()
             self.restore()
             self.present = None
 
     def restore(self) -> None:
         """The buffers as they were at the beginning of the step."""
-        self._load(self.before)
+        self.load(self.before)
 
-    def _now(self) -> Iterator[Tensor]:
+    def now(self) -> Iterator[Tensor]:
+        """The buffers; none where there is one microbatch."""
         return (owner.__dict__[name] for owner, name in self.names)
 
-    def _save(self) -> State:
-        return [(tensor, tensor.array.copy()) for tensor in self._now()]
+    def save(self) -> State:
+        """A copy, for `load`."""
+        return [(tensor, tensor.array.copy()) for tensor in self.now()]
 
-    def _load(self, state: State) -> None:
+    def load(self, state: State) -> None:
+        """Let the buffers be what they were when they were saved."""
         for (owner, name), (tensor, values) in zip(self.names, state, strict=True):
             owner.__dict__[name] = tensor
             tensor.array[...] = values
@@ -127,7 +130,7 @@ class Buffers:
     def _rooms(self) -> Iterator[tuple[Array, Array, slice | None]]:
         """Each buffer, its values at the step's beginning, and its place in the header, None if it has none."""
         at = _FIRST
-        for tensor, (_, before), averaged in zip(self._now(), self.before, self.averaged, strict=True):
+        for tensor, (_, before), averaged in zip(self.now(), self.before, self.averaged, strict=True):
             room = slice(at, at + _room(tensor.array)) if averaged else None
             at = room.stop if room else at
             yield tensor.array, before, room

@@ -5,17 +5,17 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakMethod
 
-from dtrain.autograd import Tensor, backward_root, is_grad_enabled, on_backward_end
+from dtrain.autograd import backward_root, is_grad_enabled, on_backward_end
 from dtrain.backend import Array
 from dtrain.backend.random import key
 from dtrain.comm import Communicator, SingleCommunicator
 from dtrain.data.sampler import microbatch_block
 from dtrain.nn.flat import Flat, flatten
-from dtrain.nn.module import IncompatibleKeys, Module
+from dtrain.nn.module import Module
 from dtrain.parallel.buffers import Buffers
 from dtrain.parallel.coupled import Coupled
 from dtrain.parallel.gradients import Gradients
@@ -25,11 +25,12 @@ from dtrain.parallel.hooks.reducer import Hook, HookReducer
 from dtrain.parallel.ledger import Ledger
 from dtrain.parallel.reducer import Reducer
 from dtrain.parallel.replicas import check_replicas
+from dtrain.parallel.wrapper import Wrapper, given
 
 __all__ = ["DistributedDataParallel"]
 
 
-class DistributedDataParallel(Module):
+class DistributedDataParallel(Wrapper):
     """Wraps a module so that `backward()` leaves the gradient of the mean loss over the global batch.
 
     A step is M = `microbatches` microbatches (default: comm.microbatches, which is the number of ranks
@@ -72,8 +73,7 @@ class DistributedDataParallel(Module):
         exact: bool = True,
         ledger: int | None = None,
     ) -> None:
-        super().__init__()
-        self.module = module
+        super().__init__(module)
         self.comm: Communicator = SingleCommunicator() if comm is None else comm
         self.microbatches = self.comm.microbatches if microbatches is None else microbatches
         self.block = microbatch_block(self.comm.rank, self.comm.size, self.microbatches)
@@ -111,29 +111,6 @@ class DistributedDataParallel(Module):
         self._ordered = False  # gradients lie in the order of their arrival
         self._phase = WeakMethod(self._where)
         key.move_to(0, self.block.start)
-
-    # -- as a module -----------------------------------------------------------------------------
-
-    @property
-    def training(self) -> bool:
-        """Whether the module is in training mode."""
-        return self.module.training
-
-    @training.setter
-    def training(self, mode: bool) -> None:
-        self.module.training = mode
-
-    def _walk(self, prefix: str) -> Iterator[tuple[str, Module]]:
-        """Names below the wrapper are the module's own."""
-        return self.module._walk(prefix)
-
-    def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
-        """The module's state dict, under the module's own names."""
-        return self.module.state_dict(prefix)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
-        """Load the module's state; every rank must load the same."""
-        return self.module.load_state_dict(state_dict, strict)
 
     @property
     def position(self) -> dict[str, Any]:
@@ -194,10 +171,7 @@ class DistributedDataParallel(Module):
             self._begin_step()
         self._called = True
         key.move_to(self._step, self.block.start + self._done)
-        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
-        self._samples = tensors[0].shape[0] if tensors and tensors[0].ndim else 1
-        # A batch of a DataLoader knows which microbatch it is.
-        self._origin = next((a.microbatch for a in tensors if hasattr(a, "microbatch")), None)
+        self._samples, self._origin = given(args, kwargs)
         if self._coupled is not None:
             self._check_origin()
             return self._coupled.forward(self._done, args, kwargs)

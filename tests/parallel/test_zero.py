@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import dtrain
 from dtrain import nn, optim
+from dtrain.checkpoint import Checkpointer
 from dtrain.comm import Communicator, ThreadCommunicator, run_ranks
 from dtrain.parallel import ZeroRedundancyOptimizer, zero
 from tests.parallel.sharded import MICROBATCHES, OPTIMIZERS, Run, plain
@@ -44,32 +45,29 @@ def test_bytes_of_the_unsharded_optimizer(optimizer: Any, hosts: Any) -> None:
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS[1:3], ids=lambda o: o[0].__name__)
 @pytest.mark.parametrize(("before", "after"), [(3, 2), (2, 4), (3, 0), (0, 3)])
-def test_a_checkpoint_goes_on_anywhere(optimizer: Any, before: int, after: int) -> None:
-    """On another number of ranks, or (0) without sharding; and keeping it does not disturb the run that made it."""
+def test_a_checkpoint_goes_on_anywhere(optimizer: Any, before: int, after: int, tmp_path: Path) -> None:
+    """On another number of ranks, or (0) without sharding; and writing it does not disturb the run that does."""
 
-    def first(comm: Communicator) -> Any:
+    def first(comm: Communicator) -> str:
         training = Run(comm, optimizer, before > 0)
+        checkpoint = Checkpointer(tmp_path, comm, model=training.model, optimizer=training.optimizer)
         training.train(5)
-        if before:
-            training.optimizer.consolidate_state_dict()  # type: ignore[attr-defined]
-        kept = copy.deepcopy((training.net.state_dict(), training.optimizer.state_dict())) if comm.rank == 0 else None
+        checkpoint.save()
         training.train(8)
-        return kept, fingerprint(training.net)
-
-    (checkpoint, want), *others = run_ranks(max(1, before), first)
-    assert all(other == (None, want) for other in others)
+        checkpoint.close()
+        return fingerprint(training.net)
 
     def second(comm: Communicator) -> str:
         training = Run(comm, optimizer, after > 0)
+        checkpoint = Checkpointer(tmp_path, comm, model=training.model, optimizer=training.optimizer)
         training.train(4)  # has state already, and the third group
-        parameters, state = checkpoint
-        training.model.load_state_dict(parameters)
-        training.optimizer.load_state_dict(state)
+        assert checkpoint.resume()
+        checkpoint.close()
         training.done = 5
         training.train(8)
         return fingerprint(training.net)
 
-    assert set(run_ranks(max(1, after), second)) == {want}
+    assert len({*run_ranks(max(1, before), first), *run_ranks(max(1, after), second)}) == 1
 
 
 def test_each_rank_keeps_its_part_of_the_state() -> None:
