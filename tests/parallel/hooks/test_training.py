@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,21 @@ def test_the_hook_that_does_nothing_has_the_bits_of_no_hook() -> None:
     for hosts in ("aa", "ab"):
         plain = run_ranks(2, lambda comm: train(comm, 4, **sizes), hosts=hosts)
         assert run_ranks(2, lambda comm: train(comm, 4, wrap=hooked("allreduce"), **sizes), hosts=hosts) == plain
+
+
+@pytest.mark.parametrize("name", ["topk", "PowerSGD"])
+def test_with_synchronised_batch_norm(name: str) -> None:
+    """Whose microbatches take turns in backward, while buckets of the last one leave."""
+
+    def run(comm: Communicator) -> tuple[str, list[float]]:
+        def wrap(module: nn.Module, *args: Any) -> dtrain.DistributedDataParallel:
+            return hooked(name)(nn.SyncBatchNorm.convert_sync_batchnorm(module), *args, overlap=True)
+
+        return train(comm, 4, wrap=wrap)
+
+    want = run(SingleCommunicator())
+    for hosts in ("aa", "aab"):
+        assert run_ranks(len(hosts), run, hosts=hosts) == [want] * len(hosts)
 
 
 class Branches(nn.Module):
@@ -144,6 +160,31 @@ def test_state_goes_on_with_other_ranks(name: str) -> None:
     assert run_ranks(1, lambda comm: resumable(comm, name, without, range(4, 8))[1]) != [want], "the errors matter"
 
 
+def test_state_in_a_checkpoint(tmp_path: Path) -> None:
+    def run(comm: Communicator, directory: Path, steps: int) -> str:
+        dtrain.manual_seed(5)
+        net = nn.Linear(20, 10)
+        model = hooked("topk")(net, comm, 4)
+        optimizer = optim.SGD(model.parameters(), lr=0.2)
+        checkpoint = dtrain.checkpoint.Checkpointer(
+            directory, comm, every=3, model=model, optimizer=optimizer, hook=model.hook_state
+        )
+        checkpoint.resume()
+        while checkpoint.steps < steps:
+            for j in model.block:
+                x = np.random.Generator(np.random.Philox(key=j + 100 * checkpoint.steps)).standard_normal((2, 20))
+                model(dtrain.tensor(x.astype(np.float32))).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            checkpoint.step()
+        checkpoint.close()
+        return fingerprint(net)
+
+    (want,) = run_ranks(1, lambda comm: run(comm, tmp_path / "undisturbed", 6))
+    run_ranks(3, lambda comm: run(comm, tmp_path / "resumed", 3))
+    assert run_ranks(2, lambda comm: run(comm, tmp_path / "resumed", 6)) == [want] * 2
+
+
 def test_state_that_cannot_go_on() -> None:
     def run(comm: Communicator) -> None:
         model = hooked("topk")(nn.Linear(12, 10), comm, 6)
@@ -161,7 +202,7 @@ def test_state_that_cannot_go_on() -> None:
             with pytest.raises(ValueError, match="those of 6 microbatches, and the model has 7"):
                 other.attach(comm, 7)
         comm.generation += 1
-        for call in (state.consolidate_state_dict, lambda: state.with_error("weight", 0, np.ones(3))):
+        for call in (state.consolidate_state_dict, lambda: state.finish(last=False)):
             with pytest.raises(RuntimeError, match="ranks have been lost"):
                 call()  # type: ignore[no-untyped-call]
 
