@@ -13,7 +13,7 @@ from dtrain.nn.norm import SyncBatchNorm
 
 __all__ = ["Buffers"]
 
-_FIRST = 3  # where the buffers begin in the header
+_FIRST = 4  # where the buffers begin in the header
 
 #: What a module's buffers are at some time: the tensors (a forward may bind others) and their values.
 State = list[tuple[Tensor, Array]]
@@ -22,16 +22,19 @@ State = list[tuple[Tensor, Array]]
 class Buffers:
     """Makes a microbatch's header, and takes the step's sum of all headers.
 
-    The header is [weight, weight * loss, whether a rank was asked to stop, weight * the change of each
+    The header is [weight, weight * loss, whether a rank was asked to stop, 1, weight * the change of each
     floating-point buffer, bytes of the other buffers]. Every microbatch starts from the buffers of the
     step's beginning; afterwards floating-point ones have made the weighted mean of the microbatches'
     changes (so one that nobody changes stays as it is), others (counters) are what microbatch 0 made
-    of them. With one microbatch nothing is averaged: a plain loop's bits. Nor is a SyncBatchNorm's:
-    every microbatch makes the same of them.
+    of them. With one microbatch nothing is averaged: a plain loop's bits. Nor are those of a
+    SyncBatchNorm averaged where it is `synced`: every microbatch makes the same of them.
+
+    Several steps may be summed together: then each microbatch goes on with what it made of the buffers in the one
+    before, and headers are summed over all.
     """
 
-    def __init__(self, module: Module, microbatches: int) -> None:
-        self.alone = microbatches == 1
+    def __init__(self, module: Module, microbatches: int, synced: bool = False) -> None:
+        self.microbatches, self.alone = microbatches, microbatches == 1
         # By owner and name: a forward may bind another tensor to the name.
         self.names: list[tuple[Module, str]] = []
         self.averaged: list[bool] = []
@@ -42,7 +45,7 @@ class Buffers:
                     if id(tensor) not in seen:
                         seen.add(id(tensor))
                         self.names.append((owner, name))
-                        self.averaged.append(not isinstance(owner, SyncBatchNorm))
+                        self.averaged.append(not (synced and isinstance(owner, SyncBatchNorm)))
         rooms = (_room(t.array) for t, averaged in zip(self.now(), self.averaged, strict=True) if averaged)
         self.size = _FIRST + sum(rooms)
         self.remember()
@@ -53,6 +56,7 @@ class Buffers:
         """A step begins: its microbatches start from the buffers as they are now."""
         self.before = self.save()
         self.made: dict[int, State] = {}
+        self.starts: dict[int, State] = {}  # by microbatch: what it made of them in steps that wait to be summed
         self.present: int | None = None
 
     def enter(self, k: int) -> None:
@@ -70,6 +74,10 @@ class Buffers:
                 self.made[self.present] = self.save()
             self.restore()
             self.present = None
+
+    def go_on(self) -> None:
+        """Another step follows that is summed together with this one."""
+        self.starts = dict(self.made)
 
     def restore(self) -> None:
         """The buffers as they were at the beginning of the step."""
@@ -91,46 +99,55 @@ class Buffers:
 
     # -- as a message ----------------------------------------------------------------------------
 
-    def take(self, microbatch: int, weight: float, loss: float, stop: bool) -> Array:
-        """This microbatch's header: (size,)."""
+    def take(self, k: int, first: bool, weight: float, loss: float, stop: bool) -> Array:
+        """The header of the rank's k-th microbatch: (size,). first: whether it is the one whose counters count."""
         header = np.zeros(self.size)
         header[0] = weight
         if weight:
             header[1] = loss if self.alone else weight * loss
-        header[2] = stop
+        header[2:4] = stop, 1
         self.same = []
-        for array, before, room in self._rooms():
+        for array, before, room in self._rooms(self.starts.get(k, self.before)):
             if room is None:
                 self.same.append(array.copy())
             elif _is_float(array):
                 if weight:  # what a microbatch without samples made of them may be NaN
                     header[room] = np.ravel(weight * (array - before))
-            elif microbatch == 0:
+            elif first:
                 header[room] = np.frombuffer(array.tobytes(), np.uint8)
         return header
 
-    def put(self, header: Array) -> tuple[float, bool]:
-        """Set the buffers from the sum of all headers; return the mean loss, and whether any rank was asked to stop."""
-        stop = bool(header[2])
+    def put(self, header: Array, steps: int = 1) -> tuple[float, bool]:
+        """Set the buffers from the sum of the headers of so many steps; return the mean loss, and whether any rank was
+        asked to stop.
+
+        Raises RuntimeError where ranks have other numbers of steps.
+        """
+        stop, of_all = bool(header[2]), float(header[3]) / self.microbatches
+        if of_all != steps:
+            raise RuntimeError(
+                f"this rank has added up the gradients of {steps} steps, and the mean over ranks is {of_all:g}: all "
+                "ranks must have as many steps inside of no_sync() before one outside"
+            )
         if self.alone:
-            return float(header[1]), stop
+            return float(header[1]) / steps, stop
         total = float(header[0])
         if not total:
             raise ValueError("all microbatches of a step were empty or had weight 0: there is no mean to take")
         same = iter(self.same)
-        for array, before, room in self._rooms():
+        for array, before, room in self._rooms(self.before):
             if room is None:
                 array[...] = next(same)
             elif _is_float(array):
-                array[...] = before + (header[room] / total).reshape(array.shape).astype(array.dtype)
+                array[...] = before + (header[room] / total * steps).reshape(array.shape).astype(array.dtype)
             else:
                 array[...] = np.frombuffer(header[room].astype(np.uint8).tobytes(), array.dtype).reshape(array.shape)
         return float(header[1] / total), stop
 
-    def _rooms(self) -> Iterator[tuple[Array, Array, slice | None]]:
-        """Each buffer, its values at the step's beginning, and its place in the header, None if it has none."""
+    def _rooms(self, state: State) -> Iterator[tuple[Array, Array, slice | None]]:
+        """Each buffer, its values in this state, and its place in the header, None if it has none."""
         at = _FIRST
-        for tensor, (_, before), averaged in zip(self.now(), self.before, self.averaged, strict=True):
+        for tensor, (_, before), averaged in zip(self.now(), state, self.averaged, strict=True):
             room = slice(at, at + _room(tensor.array)) if averaged else None
             at = room.stop if room else at
             yield tensor.array, before, room

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakMethod
 
@@ -23,6 +24,7 @@ from dtrain.parallel.hooks.bucket import GradBucket
 from dtrain.parallel.hooks.feedback import ErrorFeedback
 from dtrain.parallel.hooks.reducer import Hook, HookReducer
 from dtrain.parallel.ledger import Ledger
+from dtrain.parallel.pytorch import check_options
 from dtrain.parallel.reducer import Reducer
 from dtrain.parallel.replicas import check_replicas
 from dtrain.parallel.wrapper import Wrapper, given
@@ -58,6 +60,10 @@ class DistributedDataParallel(Wrapper):
     ledger=N: every N steps the ranks compare, by hash, gradients after their reduction and, before the next
     step, parameters and buffers; the first difference raises Divergence, which names rank and element.
 
+    PyTorch's find_unused_parameters, static_graph, gradient_as_bucket_view, bucket_cap_mb, device_ids and
+    output_device may be passed and change nothing: unused parameters are always found, which parameters are used,
+    shared, frozen or trained may change from step to step, and `.grad` always lies in the buckets.
+
     Raises ValueError for more ranks than microbatches and RuntimeError where the ranks' modules differ,
     naming the first rank and parameter; both on every rank. FloatingPointError for a loss that is NaN or
     infinite. `optimizer.step()` raises RuntimeError while microbatches of a step are missing.
@@ -72,8 +78,12 @@ class DistributedDataParallel(Wrapper):
         overlap: bool | None = None,
         exact: bool = True,
         ledger: int | None = None,
+        **pytorch: Any,
     ) -> None:
         super().__init__(module)
+        check_options(pytorch)
+        if not isinstance(comm, Communicator | None):
+            raise TypeError(f"comm must be a communicator, as launch.Job().comm is, got {comm!r}")
         self.comm: Communicator = SingleCommunicator() if comm is None else comm
         self.microbatches = self.comm.microbatches if microbatches is None else microbatches
         self.block = microbatch_block(self.comm.rank, self.comm.size, self.microbatches)
@@ -95,6 +105,9 @@ class DistributedDataParallel(Wrapper):
         self.stopping = False  #: whether any rank was asked to stop before the last step's end; equal on all ranks
         self._step = 0
         self._done = 0  # microbatches of this step that this rank has finished
+        self._no_sync = False  # inside no_sync()
+        self._postponed = False  # this step began in there
+        self._waiting = 0  # steps whose gradients wait to be summed with those of a later one
         self._called = False  # the model was called, and backward is to come
         self._open = False  # backward is under way
         self._samples = 0
@@ -116,13 +129,18 @@ class DistributedDataParallel(Wrapper):
     def position(self) -> dict[str, Any]:
         """Where the run is: the steps done and the last one's loss. A checkpoint keeps it and sets it.
 
-        Setting it in the middle of a step raises RuntimeError.
+        Setting it in the middle of a step, or reading it while gradients wait to be exchanged, raises RuntimeError.
         """
+        if self._waiting:
+            raise RuntimeError(
+                f"the gradients of {self._waiting} steps wait to be exchanged and would be lost: write checkpoints "
+                "where model.synchronized is true"
+            )
         return {"steps": self._step, "loss": self.loss}
 
     @position.setter
     def position(self, position: Mapping[str, Any]) -> None:
-        if self._called or self._done:
+        if self._called or self._done or self._waiting:
             raise RuntimeError(
                 f"the position cannot change in the middle of step {self._step}; finish its microbatches"
             )
@@ -147,7 +165,7 @@ class DistributedDataParallel(Wrapper):
             raise TypeError(f"hook must be a function of a state and a bucket, got {hook!r}")
         if self._hook is not None:
             raise RuntimeError("a communication hook is registered already; a model has one")
-        if self._done or self._called:
+        if self._done or self._called or self._waiting:
             raise RuntimeError(
                 f"a communication hook is registered in the middle of step {self._step}: do it before the "
                 "model is called, or where model.synchronized is true"
@@ -160,6 +178,26 @@ class DistributedDataParallel(Wrapper):
             state.attach(self.comm, self.microbatches)
         self._hook = functools.partial(hook, state)
         self._reducers = []  # the next step makes others
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """`with model.no_sync():` steps whose gradients are added up and not yet exchanged, as in PyTorch.
+
+        The next step outside sums all of them, S together with its own: `.grad` becomes S times the mean over all
+        their samples, which is the sum of the steps' mean gradients where the steps are equally large. Until then
+        `.grad` is as it was and `model.synchronized` false. Buffers go on from step to step, in each microbatch by
+        itself, and meet when the gradients do. Counts where `backward()` is called, for all microbatches of a step
+        alike. A rank keeps a gradient for each of its M / P microbatches; more microbatches in a step, or a larger
+        batch, do the same as S steps with less memory.
+
+        Raises RuntimeError (in `backward()`) where the microbatches of a step, or the ranks, differ in this, and where
+        the set of trained parameters changes in between.
+        """
+        before, self._no_sync = self._no_sync, True
+        try:
+            yield
+        finally:
+            self._no_sync = before
 
     # -- a microbatch ----------------------------------------------------------------------------
 
@@ -190,14 +228,15 @@ class DistributedDataParallel(Wrapper):
         """Before the first microbatch of a step: flat gradients as the parameters are now."""
         self.synchronized = False
         self.comm.waits.phase = self._phase
-        if self.ledger is not None and self.ledger.is_due(self._step):
+        if self.ledger is not None and not self._waiting and self.ledger.is_due(self._step):
             after = [("parameters after the optimizer", name, p.array) for name, p in self._parameters]
             after += [("buffers", name, b.array) for name, b in self.module.named_buffers()]
             self.ledger.compare(self._step - 1, after)
         places = [(p._flat, p.requires_grad) for _, p in self._parameters]
         if not self._reducers or places != self._places:
             self._settle_flats()
-        self._buffers.remember()
+        if not self._waiting:
+            self._buffers.remember()
         self._coupled = self._may_couple if self._may_couple and self._may_couple.is_needed() else None
         if self._coupled is not None:
             self._coupled.begin(self._step, self._buffers, self._reducers)
@@ -215,13 +254,18 @@ class DistributedDataParallel(Wrapper):
         ):
             flats = {id(flat): flat for flat in flatten(trained)}
         if list(flats) != [id(r.flat) for r in self._reducers]:
+            if self._waiting:
+                raise RuntimeError(
+                    f"step {self._step}: the parameters that are trained, or their groups, have changed while "
+                    "gradients wait to be exchanged; call backward() outside of no_sync() before that"
+                )
             self._build(list(flats.values()))
         self._places = [(p._flat, p.requires_grad) for _, p in self._parameters]
 
     def _build(self, flats: list[Flat]) -> None:
         for _, p in self._parameters:
             p._sink = None
-        self._buffers = Buffers(self.module, self.microbatches)
+        self._buffers = Buffers(self.module, self.microbatches, synced=self._may_couple is not None)
         self._reducers = []
         for i, flat in enumerate(flats):
             header = self._buffers.size if i == 0 else 1
@@ -266,6 +310,13 @@ class DistributedDataParallel(Wrapper):
         loss = root.item() if root is not None and root.numel() == 1 else None
         if weight and loss is not None and not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at {self._here()} on {self.comm.host}")
+        if self._done and self._no_sync != self._postponed:
+            raise RuntimeError(
+                f"{self._here()}: a step is inside or outside of no_sync() as a whole, in all of its microbatches; use "
+                f"as many ranks as microbatches, or leave no_sync() out: the {len(self.block)} microbatches of a rank "
+                "accumulate gradients by themselves"
+            )
+        self._postponed = self._no_sync
         self._open = True
         on_backward_end(self._close_microbatch)
         loss = math.nan if loss is None else loss
@@ -276,11 +327,12 @@ class DistributedDataParallel(Wrapper):
 
     def begin_microbatch(self, k: int, weight: float, loss: float, scale: float | None) -> None:
         """The gradients of the rank's k-th microbatch come next, and are to be multiplied by `scale` (None: 1)."""
-        if k == 0:
+        if k == 0 and not self._postponed:
             self._gradients.keep(self._reducers)
         for reducer in self._reducers:
-            reducer.begin(k, scale)
-        header = self._buffers.take(self.block[k], weight, loss, self.comm.stop_requested)
+            reducer.begin(k, scale, self._postponed)
+        first = self.block[k] == 0 and not self._postponed
+        header = self._buffers.take(k, first, weight, loss, self.comm.stop_requested)
         self._reducers[0].add_header(header)
         for reducer in self._reducers[1:]:
             reducer.add_header(header[:1])
@@ -301,7 +353,7 @@ class DistributedDataParallel(Wrapper):
         if self._coupled is None:
             for reducer in self._reducers:
                 reducer.end()
-            self._buffers.leave(keep=False)
+            self._buffers.leave(keep=self._postponed)
         elif self._done == len(self.block) - 1:
             self._coupled.backward()
         self._open = self._called = False
@@ -309,23 +361,31 @@ class DistributedDataParallel(Wrapper):
         if self._done < len(self.block):
             key.move_to(self._step, self.block.start + self._done)
             return
-        for reducer in self._reducers:
-            reducer.wait()
-        self._finish_step()
+        if self._postponed:
+            self._buffers.go_on()
+            self._waiting += 1
+        else:
+            for reducer in self._reducers:
+                reducer.wait()
+            self._finish_step()
+        self._step += 1
+        self.comm.waits.steps += 1
+        self._done = 0
+        self.synchronized = not self._postponed
+        key.move_to(self._step, self.block.start)
 
     def _finish_step(self) -> None:
-        self.loss, self.stopping = self._buffers.put(self._reducers[0].header)
+        steps, self._waiting = self._waiting + 1, 0
+        self.loss, self.stopping = self._buffers.put(self._reducers[0].header, steps)
+        if steps > 1 and self.microbatches > 1:  # the mean over all steps has been made of them
+            for reducer in self._reducers:
+                reducer.flat.grad *= reducer.flat.grad.dtype.type(steps)
         self._gradients.give(self._reducers, self._step)
         if self.ledger is not None and self.ledger.is_due(self._step + 1):
             flat = [(name, p._flat.grad.array) for name, p in self._parameters if p._sink is not None]
             self.ledger.compare(self._step, [("gradients after the reduction", *entry) for entry in flat])
         if not self._ordered:
             self._order_by_arrival()
-        self._step += 1
-        self.comm.waits.steps += 1
-        self._done = 0
-        self.synchronized = True
-        key.move_to(self._step, self.block.start)
 
     def _order_by_arrival(self) -> None:
         """After the first step: let gradients lie in the order in which they arrive, so that buckets fill early."""
@@ -349,6 +409,11 @@ class DistributedDataParallel(Wrapper):
 
     def check_complete(self) -> None:
         """Before an optimizer's step: are all microbatches of this rank in?"""
+        if self._waiting and not self._done:
+            raise RuntimeError(
+                f"optimizer.step() while the gradients of {self._waiting} steps wait to be exchanged: call it after a "
+                "backward() outside of no_sync(), where model.synchronized is true"
+            )
         if self._done or self._open:
             n = len(self.block)
             raise RuntimeError(

@@ -6,6 +6,9 @@ of them, and each adds them up along the tree by itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,8 +31,16 @@ class NaiveDistributedDataParallel(Module):
         super().__init__()
         self.module, self.comm, self.microbatches = module, comm, microbatches
         self.block = microbatch_block(comm.rank, comm.size, microbatches)
-        self.step, self.synchronized = 0, False
-        self.done: list[tuple[float, list[Any], list[Any]]] = []  # weight, gradients, buffers of each microbatch
+        self.step, self.synchronized, self.postponed = 0, False, False
+        self.done: list[_Microbatch] = []
+        self.waiting: list[list[_Microbatch]] = []  # of steps inside no_sync
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Steps in here are summed with the next one outside."""
+        self.postponed = True
+        yield
+        self.postponed = False
 
     def forward(self, x: Tensor) -> Any:
         """The module's output for a microbatch of len(x) samples."""
@@ -38,6 +49,9 @@ class NaiveDistributedDataParallel(Module):
         self.synchronized = False
         key.move_to(self.step, self.block.start + len(self.done))
         self.before = [b.array.copy() for b in self.module.buffers()]
+        if self.waiting:
+            self._set_buffers(self.waiting[-1][len(self.done)].buffers)
+        self.start = [b.array.copy() for b in self.module.buffers()]
         self.weight = float(len(x))
         output = self.module(x)
         return record("naive", output.array, self._enter, (output,))
@@ -47,35 +61,60 @@ class NaiveDistributedDataParallel(Module):
         on_backward_end(self._end_microbatch)
         return g
 
+    def _set_buffers(self, values: Sequence[Any]) -> None:
+        for b, value in zip(self.module.buffers(), values, strict=True):
+            b.array[...] = value
+
     def _end_microbatch(self) -> None:
-        parameters, buffers = list(self.module.parameters()), list(self.module.buffers())
+        parameters = list(self.module.parameters())
         gradients = [None if p.grad is None else p.grad.array.copy() for p in parameters]
-        self.done.append((self.weight, gradients, [b.array.copy() for b in buffers]))
+        buffers = [b.array.copy() for b in self.module.buffers()]
+        self.done.append(_Microbatch(self.weight, gradients, self.start, buffers))
         if self.microbatches > 1:
-            for b, before in zip(buffers, self.before, strict=True):
-                b.array[...] = before
+            self._set_buffers(self.before)
         for p in parameters:
             p.grad = None
         if len(self.done) < len(self.block):
             return
-        leaves = [leaf for rank in self.comm.all_gather_object(self.done) for leaf in rank]
-        for i, p in enumerate(parameters):
-            if any(gradients[i] is not None for _, gradients, _ in leaves):
-                p.grad = Tensor(self._mean([(w, gradients[i]) for w, gradients, _ in leaves], p.array))
-        if self.microbatches > 1:
-            for i, b in enumerate(buffers):
-                made = [(w, values[i]) for w, _, values in leaves]
-                if b.is_floating_point():
-                    total = naive_sum([b.dtype.type(w) * (v - b.array) if w else 0 * b.array for w, v in made])
-                    b.array[...] = b.array + total / sum(w for w, _ in made)
-                else:
-                    b.array[...] = made[0][1]
-        self.done = []
-        self.step, self.synchronized = self.step + 1, True
+        self.waiting.append(self.done)
+        self.done, self.step, self.synchronized = [], self.step + 1, not self.postponed
+        if self.synchronized:
+            ranks = self.comm.all_gather_object(self.waiting)
+            self._sum([list(steps) for rank in ranks for steps in zip(*rank, strict=True)])
+            self.waiting = []
 
-    def _mean(self, weighted: list[tuple[float, Any]], like: Any) -> Any:
-        """The mean of gradients (None: zero) with their weights."""
+    def _sum(self, leaves: list[list[_Microbatch]]) -> None:
+        """leaves[j]: what microbatch j was in each of the steps that are summed together."""
+        for i, p in enumerate(self.module.parameters()):
+            if any(m.gradients[i] is not None for steps in leaves for m in steps):
+                p.grad = Tensor(self._mean([[(m.weight, m.gradients[i]) for m in steps] for steps in leaves], p.array))
+        if self.microbatches > 1:
+            for i, b in enumerate(self.module.buffers()):
+                if b.is_floating_point():
+                    changes = [[(m.weight, m.buffers[i] - m.start[i]) for m in steps] for steps in leaves]
+                    b.array[...] = b.array + self._mean(changes, b.array, divide=True)
+                else:
+                    b.array[...] = leaves[0][-1].buffers[i]
+
+    def _mean(self, leaves: list[list[tuple[float, Any]]], like: Any, divide: bool = False) -> Any:
+        """The mean of gradients (None: zero) with their weights, times the number of steps."""
+        terms = []
+        for steps in leaves:
+            term = np.zeros_like(like)
+            for w, g in steps:
+                if g is not None and w:
+                    term = term + (g if self.microbatches == 1 else g * like.dtype.type(w))
+            terms.append(term)
         if self.microbatches == 1:
-            return weighted[0][1]
-        terms = [np.zeros_like(like) if g is None or not w else g * like.dtype.type(w) for w, g in weighted]
-        return naive_sum(terms) * like.dtype.type(1 / sum(w for w, _ in weighted))
+            return terms[0]
+        total, number = sum(w for steps in leaves for w, _ in steps), like.dtype.type(len(leaves[0]))
+        mean = naive_sum(terms) / total if divide else naive_sum(terms) * like.dtype.type(1 / total)
+        return mean * number
+
+
+@dataclass
+class _Microbatch:
+    weight: float
+    gradients: list[Any]
+    start: list[Any]  # the buffers before it
+    buffers: list[Any]  # and after it

@@ -51,7 +51,8 @@ class Reducer:
     arrives, says which complete buckets may leave, and is asked before an optimizer's step. header: how many
     numbers travel with the first bucket. A step is: for each of this rank's microbatches `begin(k, weight)`,
     `add_header`, `add` for each parameter as its gradient arrives, `end`; after the last one `wait`. (Microbatches
-    may also take turns, with `resume`, as long as each parameter's gradients arrive in their order.) The sums
+    may also take turns, with `resume`, as long as each parameter's gradients arrive in their order. A step that is
+    postponed ends without `wait`: its microbatches are added to those of the next with the same numbers.) The sums
     are then in `message`, multiplied by 1 / header[0] except for the header itself (unless there is one
     microbatch only, whose gradients are left as they are).
     """
@@ -77,6 +78,9 @@ class Reducer:
         # In which the gradients of the first microbatch arrived: that of rank 0 is the same at any number of ranks.
         self.order: list[int] = []
         self.turns: list[Arrivals] = []
+        # What steps before this one have left to be summed with it, one row for each of the rank's microbatches.
+        self.waiting: list[Array] = []
+        self.postponed = False  # whether this step leaves its sums, too
         self.index = {id(t): i for i, t in enumerate(flat.tensors)}
         self._lie_in(list(xp_of(flat.data).zeros((rows, n), flat.data.dtype)), header)
         self._cut_buckets()
@@ -141,14 +145,20 @@ class Reducer:
 
     # -- one microbatch --------------------------------------------------------------------------
 
-    def begin(self, k: int, weight: float | None) -> None:
-        """The k-th microbatch of this rank comes next; its gradients count `weight` times (None: once)."""
+    def begin(self, k: int, weight: float | None, postponed: bool = False) -> None:
+        """The k-th microbatch of this rank comes next; its gradients count `weight` times (None: once).
+
+        postponed: whether the sum of the step is left to a later one; the same for all of its microbatches.
+        """
         # With one microbatch there is nothing to weigh: its bits are those of a plain loop.
         factor = None if weight is None or self.microbatches == 1 else self.message.dtype.type(weight)
         self.now = Arrivals(k, factor, *self.plan[k], arrived=[False] * len(self.flat.tensors))
         self.turns[k:] = [self.now]
         if k == 0:
             self.order = []
+            self.postponed = postponed
+            if postponed and not self.waiting:
+                self.waiting = list(xp_of(self.message).zeros((len(self.plan), len(self.message)), self.message.dtype))
         self.missing = list(self.things)
         self.sent = 0
 
@@ -172,7 +182,7 @@ class Reducer:
             self._add(where, g.reshape(-1))
         elif not now.weight:
             self._add(where, 0)  # what has no weight may be NaN: the loss of a microbatch without samples is
-        elif not now.carries and g.dtype == self.message.dtype:
+        elif not now.carries and not self.waiting and g.dtype == self.message.dtype:
             # In one pass over memory, whatever the layout of g.
             xp_of(g).multiply(g, now.weight, out=self.rows[now.depth][where].reshape(g.shape))
             self._has_come(where)
@@ -194,7 +204,7 @@ class Reducer:
                     self.order.append(i)
                 self._add(self.place[i], 0)
         self._add(self.used_place, used)
-        if now.k == self.last and not self.overlap:
+        if now.k == self.last and not self.overlap and not self.postponed:
             while self.sent < len(self.buckets):
                 self._send()
 
@@ -202,6 +212,12 @@ class Reducer:
         """values join the subtree sums at this place."""
         # One rounding for every leaf, whether it is stored or added.
         values = xp_of(self.message).asarray(values, self.message.dtype)
+        if self.waiting:
+            leaf = self.waiting[self.now.k][where]
+            leaf += values
+            values = leaf
+        if self.postponed:
+            return
         depth, carries = self.now.depth, self.now.carries
         if not carries:
             self.rows[depth][where] = values
@@ -260,3 +276,4 @@ class Reducer:
         self.requests = []
         for request in requests:
             request.wait()
+        self.waiting = []

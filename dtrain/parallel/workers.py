@@ -230,7 +230,7 @@ class Workers:
             for reducer in self.reducers:
                 reducer.begin(k, weight)
             loss = worker.loss / worker.samples if weight else math.nan
-            header = self.buffers.take(self.block[k], weight, loss, False)
+            header = self.buffers.take(k, self.block[k] == 0, weight, loss, False)
             for i, (reducer, start, data) in enumerate(zip(self.reducers, self.start, worker.data, strict=True)):
                 reducer.add_header(header[: 1 if i else len(header)])
                 for t in reducer.flat.tensors:

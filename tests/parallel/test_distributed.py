@@ -165,15 +165,19 @@ def test_weights_other_than_samples() -> None:
 
 
 class Branches(nn.Module):
-    """Uses `a` or `b` by microbatch, `never` never, `twice` twice."""
+    """Uses `a` or `b` by microbatch (and so by rank), `late` in every second step, `never` never, `twice` twice, and
+    its weight once more in `tied`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.never, self.twice = (nn.Linear(2, 2) for _ in range(4))
+        self.a, self.b, self.never, self.late, self.twice, self.tied = (nn.Linear(2, 2) for _ in range(6))
+        self.tied.weight = self.twice.weight
 
     def forward(self, x: Any) -> Any:
-        layer = self.a if key.microbatch % 2 else self.b
-        return self.twice(self.twice(layer(x)))
+        x = (self.a if key.microbatch % 2 else self.b)(x)
+        if key.step % 2:
+            x = self.late(x)
+        return self.tied(self.twice(self.twice(x)))
 
 
 def test_buckets_of_several_groups_leave_in_the_same_order_on_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,6 +190,7 @@ def test_buckets_of_several_groups_leave_in_the_same_order_on_all_ranks(monkeypa
         net = Branches()
         model = dtrain.DistributedDataParallel(net, comm, 2, overlap=overlap)
         groups = [[*net.twice.parameters(), *net.b.parameters()], [*net.a.parameters(), *net.never.parameters()]]
+        groups[1] += [net.tied.bias, *net.late.parameters()]
         optimizer = optim.SGD([{"params": group} for group in groups], lr=0.1)
         for _ in range(3):
             for j in model.block:
@@ -198,27 +203,36 @@ def test_buckets_of_several_groups_leave_in_the_same_order_on_all_ranks(monkeypa
     assert run_ranks(2, lambda comm: run(comm, True)) == [want] * 2
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_unused_shared_and_changing_parameters(size: int, capfd: pytest.CaptureFixture[str]) -> None:
-    def run(comm: Communicator, wrap: Any) -> list[bytes | None]:
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize(("microbatches", "size"), [(6, 1), (6, 2), (6, 3), (2, 2)])
+def test_unused_shared_and_changing_parameters(
+    microbatches: int, size: int, overlap: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reducer, "_FIRST_BUCKET", 64)
+    monkeypatch.setattr(reducer, "_BUCKET", 64)
+
+    def run(comm: Communicator, wrap: Any, **options: Any) -> list[list[bytes | None]]:
         dtrain.manual_seed(1)
-        model = wrap(Branches(), comm, 6)
-        optimizer = optim.AdamW(model.parameters())
-        for _ in range(3):
+        model = wrap(Branches(), comm, microbatches, **options)
+        optimizer, gradients = optim.AdamW(model.parameters()), []
+        for step in range(4):
             for j in model.block:
                 model(dtrain.full((2, 2), 1.0 + j)).square().mean().backward()
-            gradients = [None if p.grad is None else p.grad.numpy().tobytes() for p in model.module.parameters()]
+            named = list(model.module.named_parameters())
+            unused = ["never.weight", "never.bias"] + ([] if step % 2 else ["late.weight", "late.bias"])
+            assert [name for name, p in named if p.grad is None] == unused
+            gradients.append([None if p.grad is None else p.grad.numpy().tobytes() for _, p in named])
             optimizer.step()
             optimizer.zero_grad()
         return gradients
 
     want = on_one_rank(lambda comm: run(comm, NaiveDistributedDataParallel))
-    assert run_ranks(size, lambda comm: run(comm, dtrain.DistributedDataParallel)) == [want] * size
-    assert want[4:6] == [None, None]
-    assert capfd.readouterr().err.count("never.bias, never.weight") == 1
+    assert run_ranks(size, lambda c: run(c, dtrain.DistributedDataParallel, overlap=overlap)) == [want] * size
+    said = "used the parameters late.bias, late.weight, never.bias, never.weight; their grad is None"
+    assert capfd.readouterr().err.count(said) == 1
 
 
-def test_frozen_then_trained() -> None:
+def test_frozen_then_trained_then_frozen() -> None:
     def run(comm: Communicator) -> list[list[bool]]:
         dtrain.manual_seed(1)
         net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
@@ -226,9 +240,11 @@ def test_frozen_then_trained() -> None:
         model = dtrain.DistributedDataParallel(net, comm, 2)
         optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         have = []
-        for step in range(3):
+        for step in range(4):
             if step == 2:
                 net[0].requires_grad_()
+            if step == 3:
+                net[1].requires_grad_(False)
             for j in model.block:
                 model(dtrain.ones(2, 3) * (j + 1.0)).sum().backward()
             have.append([p.grad is not None for p in net.parameters()])
@@ -237,7 +253,7 @@ def test_frozen_then_trained() -> None:
         return have
 
     frozen, trained = [False, False, True, True], [True] * 4
-    assert run_ranks(2, run) == [[frozen, frozen, trained]] * 2
+    assert run_ranks(2, run) == [[frozen, frozen, trained, frozen[::-1]]] * 2
 
 
 def test_gradients_that_were_not_cleared_are_added_to() -> None:
@@ -370,6 +386,24 @@ def test_bad_input_is_one_clear_error_on_every_rank(size: int) -> None:
     fails(size, loss_is_nan, FloatingPointError, "nan", "step 0", "rank")
     fails(size, loader_disagrees, RuntimeError, f"of {size}", f"of {2 * size}", "loader")
     fails(size, two_backwards, RuntimeError, "backward() once for each microbatch", "sum of its losses")
+
+
+def test_pytorchs_options() -> None:
+    accepted = {
+        "device_ids": [1], "output_device": 1, "find_unused_parameters": True, "static_graph": True,
+        "gradient_as_bucket_view": False, "bucket_cap_mb": 100, "broadcast_buffers": True, "process_group": None,
+    }  # fmt: skip
+    dtrain.DistributedDataParallel(nn.Linear(2, 2), **accepted)
+    for name, value, reason in [
+        ("device_ids", [0, 1], "one device"), ("broadcast_buffers", False, "equal on all ranks"),
+        ("process_group", "group", "comm=job.comm"), ("init_sync", False, "checked"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=f"{name}=.* cannot be had: .*{reason}.*; leave it out"):
+            dtrain.DistributedDataParallel(nn.Linear(2, 2), **{name: value})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'mixed_precision'"):
+        dtrain.DistributedDataParallel(nn.Linear(2, 2), mixed_precision=None)
+    with pytest.raises(TypeError, match=r"comm must be a communicator, as launch.Job\(\).comm is, got \[0\]"):
+        dtrain.DistributedDataParallel(nn.Linear(2, 2), [0])
 
 
 def test_nothing_to_train() -> None:
