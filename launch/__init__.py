@@ -7,11 +7,12 @@ things must happen; each step is a file:
     memory.py        what malloc does with freed memory
     threads.py       threads per rank
     failure.py       one rank fails, the whole job ends
+    signals.py       asked to stop, the job ends after the step, with a checkpoint
     watchdog.py      a rank waits too long, the whole job says where it is and ends
     progress.py      the progress bar
     runtime.py       the MPI of this Python environment, and what it needs
     __main__.py      python -m launch -n 4 script.py
-    keeper.py        the parent of a job, which starts it again when it fails
+    keeper.py        the parent of a job, which brings it signals and starts it again when it fails
     segments.py      what MPI libraries leave in /dev/shm
 """
 

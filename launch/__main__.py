@@ -1,9 +1,9 @@
 """python -m launch -n 4 [--threads T] [--restarts K] [--launcher auto|mpirun|srun] [-m] script.py args...
 
 Starts a script on n ranks with the mpirun of this Python environment, or with srun inside a Slurm
-allocation, with what that launcher needs. The process becomes the launcher, so that its exit code
-is the job's, and ending it in whatever way ends all ranks. With -n 1 it becomes the script.
-With --restarts it becomes the parent of all that (`keeper.py`), and starts a job that has failed again.
+allocation, with what that launcher needs, and stays as their parent (`keeper.py`): its exit code is
+the job's, SIGTERM, SIGUSR1 and Ctrl-C reach the ranks, and ending it in whatever way ends them. A job
+that fails is started again, K times at most. With -n 1 and no restarts it becomes the script.
 """
 
 from __future__ import annotations
@@ -13,24 +13,26 @@ import importlib.util
 import os
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from dtrain.checkpoint import STOPPED
 from launch.environment import launched_world
-from launch.keeper import become_keeper
+from launch.keeper import Keeper
 from launch.runtime import find_mpirun, library_family, mpirun_family, settings
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Become the job that the arguments describe, or end with a message and exit code 2."""
+    """Run the job that the arguments describe, or end with a message and exit code 2."""
     options = _parser().parse_args(arguments)
     try:
         _check(options)
-        environment, command = _job(options)
+        environment, command, ask = _job(options)
     except (ValueError, RuntimeError, OSError) as error:
         print(f"python -m launch: {error}", file=sys.stderr)
         sys.exit(2)
@@ -38,9 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(" ".join([*(f"{k}={shlex.quote(v)}" for k, v in environment.items())] + [shlex.join(command)]))
         sys.exit(0)
     sys.stdout.flush()
-    if options.restarts:
-        become_keeper(command, {**os.environ, **environment}, options.restarts)
-    os.execvpe(command[0], command, {**os.environ, **environment})
+    if options.n == 1 and not options.restarts:
+        os.execvpe(command[0], command, {**os.environ, **environment})
+    keeper = Keeper(command, {**os.environ, **environment}, ask)
+    code = keeper.keep(options.restarts)
+    if keeper.asked and code not in (0, STOPPED):  # the signal has had its usual effect
+        signal.signal(keeper.asked[0], signal.SIG_DFL)
+        os.kill(os.getpid(), keeper.asked[0])
+    sys.exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,16 +94,16 @@ def _check(options: argparse.Namespace) -> None:
         )
 
 
-def _job(options: argparse.Namespace) -> tuple[dict[str, str], list[str]]:
-    """The environment variables to add, and the command."""
+def _job(options: argparse.Namespace) -> tuple[dict[str, str], list[str], signal.Signals | None]:
+    """The environment variables to add, the command, and the signal that asks it to stop (None: any)."""
     environment = {} if options.threads is None else {"DTRAIN_THREADS": str(options.threads)}
     target = ["-m", options.script] if options.module else [options.script]
     script = [sys.executable, *target, *options.arguments]
     if options.n == 1:
-        return environment, script
+        return environment, script, None
     library, library_text = library_family()
     if options.launcher == "srun" or (options.launcher == "auto" and _prefers_srun(library)):
-        return environment, _srun(library, library_text, options.n) + script
+        return environment, _srun(library, library_text, options.n) + script, signal.SIGUSR1
     mpirun = find_mpirun()
     family, text = mpirun_family(mpirun)
     if family != library:
@@ -106,7 +113,8 @@ def _job(options: argparse.Namespace) -> tuple[dict[str, str], list[str]]:
             "be alone. Put the right mpirun first on PATH, choose the library with MPI4PY_LIBMPI, "
             f"or reinstall one of them for {sys.executable}"
         )
-    return environment | settings(family), [mpirun, "-n", str(options.n), *script]
+    ask = signal.SIGUSR1 if family == "Open MPI" else None
+    return environment | settings(family), [mpirun, "-n", str(options.n), *script], ask
 
 
 def _prefers_srun(library: str | None, environment: Mapping[str, str] = os.environ) -> bool:

@@ -26,6 +26,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from dtrain.checkpoint import Stopped
+from launch.signals import ignore_signals
 
 __all__ = ["Failure", "before_mpi", "die_with_parent", "on_exit_code", "supervise"]
 
@@ -51,6 +52,8 @@ class Failure:
 
     def failed(self, error: BaseException) -> None:
         """Print the traceback of this rank and end the job with exit code 1."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C must not cut this short
         text = "".join(traceback.format_exception(error))
         # A failed message is most likely the consequence of another rank's failure.
         consequence = type(error).__module__.partition(".")[0] == "mpi4py"
@@ -121,8 +124,7 @@ def on_exit_code(tell: Callable[[Any], None]) -> None:
         code = member.__get__(error)
         at_top = sys._getframe().f_back is None and threading.current_thread() is threading.main_thread()
         if at_top and isinstance(error, Stopped):  # on all ranks, which end together
-            # As soon as one has ended with a code other than 0, srun sends the others this.
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            ignore_signals()
         elif at_top:
             tell(code)
         return code
@@ -158,6 +160,8 @@ def supervise(rank: int, host: str) -> None:
         child = os.fork()
     if child == 0:
         die_with_parent(parent)
+        # mpirun sends signals to whole process groups: each is to come once, from the parent.
+        os.setpgid(0, 0)
         return
     die_with_parent(launcher)
     passed_on = set()

@@ -1,4 +1,4 @@
-"""The parent of a job: starts it again when it fails, passes signals on, and leaves nothing behind.
+"""The parent of a job: brings signals to its ranks, starts it again when it fails, and leaves nothing behind.
 
 It watches the launcher (mpirun, srun, or the script itself). Where the launcher fails, because a rank was killed
 or raised or waited too long, or because it was killed itself, the job is started again, and the script goes on
@@ -8,7 +8,6 @@ from its newest checkpoint. Wrong arguments, and a job that was asked to stop, a
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -16,73 +15,84 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from types import FrameType
 
 from dtrain.checkpoint import STOPPED
 from launch.failure import die_with_parent
 from launch.segments import remove_orphaned
+from launch.signals import STOPPING
 
-__all__ = ["become_keeper", "keep"]
+__all__ = ["Keeper"]
 
 PR_SET_CHILD_SUBREAPER = 36
 WRONG_ARGUMENTS = 2
-ASK_TO_STOP = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1}
-PASSED_ON = ASK_TO_STOP | {signal.SIGUSR2}
-AWAITED = PASSED_ON | {signal.SIGCHLD}
 
 
-def become_keeper(command: Sequence[str], environment: dict[str, str], restarts: int) -> NoReturn:
-    """This process becomes one that does `keep(command, restarts)`, and exits with its code."""
-    # A new program, because all of its threads, BLAS's too, must begin with these signals blocked.
-    signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
-    keeper = [sys.executable, "-m", "launch.keeper", json.dumps([command, restarts])]
-    os.execve(sys.executable, keeper, environment)
+class Keeper:
+    """Runs a command, mpirun's or srun's or a script's, and passes SIGTERM, SIGINT and SIGUSR1 on to it.
 
+    ask: what they are passed on as; None: as they are. MPICH's mpirun sends all three to the ranks, but Open MPI's
+    ends them on SIGTERM and SIGINT, and srun thinks twice: both want SIGUSR1. A second SIGINT ends the job at once.
+    When this process dies, the launcher does, and with it the ranks.
 
-def keep(command: Sequence[str], restarts: int) -> int:
-    """Run the command, and again when it fails, at most `restarts` times more; returns the last exit code.
-
-    A signal that this process gets is passed on, and a job that was asked to stop by one is not started again.
-    A launcher that ends by signal n counts as exit code 128 + n. When this process dies, the launcher does, and
-    with it the ranks; ranks of this host that a launcher has left behind are killed. The signals must be blocked.
+    Attribute `asked`: the signals that have come.
     """
-    # Ranks whose launcher has died become children of this process.
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    for restart in range(restarts + 1):
-        began, moment = time.monotonic(), time.time()
-        code, asked_to_stop = _run(command)
-        if code == 0:
-            break
-        _end_descendants()
-        remove_orphaned(moment)
-        if asked_to_stop or code in (WRONG_ARGUMENTS, STOPPED):
-            break
-        next_one = f"restart {restart + 1} of {restarts}" if restart < restarts else "no restart is left"
-        seconds = time.monotonic() - began
-        print(f"dtrain: the job has ended with exit code {code} after {seconds:.1f} s; {next_one}", file=sys.stderr)
-    return code
 
+    def __init__(self, command: Sequence[str], environment: dict[str, str], ask: signal.Signals | None) -> None:
+        self.command, self.environment, self.ask = command, environment, ask
+        self.asked: list[int] = []
+        self._told = 0  # how many of them the launcher knows of
+        self._launcher: subprocess.Popen[bytes] | None = None
 
-def _run(command: Sequence[str]) -> tuple[int, bool]:
-    """Exit code of the command, and whether a signal has asked to stop it."""
-    parent = os.getpid()
+    def keep(self, restarts: int) -> int:
+        """Run the command, and again when it fails, at most `restarts` times more; returns the last exit code.
 
-    def prepare() -> None:
-        die_with_parent(parent)
-        signal.pthread_sigmask(signal.SIG_SETMASK, set())
+        A job that was asked to stop is not started again. A launcher that ends by signal n counts as exit code
+        128 + n. Ranks of this host that a launcher has left behind are killed.
+        """
+        # Ranks whose launcher has died become children of this process.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        for number in STOPPING:
+            signal.signal(number, self._pass_on)
+        for restart in range(restarts + 1):
+            began, moment = time.monotonic(), time.time()
+            code = self._run()
+            if code == 0:
+                break
+            _end_descendants()
+            remove_orphaned(moment)
+            if self.asked or code in (WRONG_ARGUMENTS, STOPPED) or not restarts:
+                break
+            next_one = f"restart {restart + 1} of {restarts}" if restart < restarts else "no restart is left"
+            seconds = time.monotonic() - began
+            print(f"dtrain: the job has ended with exit code {code} after {seconds:.1f} s; {next_one}", file=sys.stderr)
+        return code
 
-    launcher = subprocess.Popen(command, preexec_fn=prepare)
-    asked_to_stop = False
-    while launcher.poll() is None:
-        received = signal.sigtimedwait(AWAITED, 1.0)
-        if received is None or received.si_signo == signal.SIGCHLD:
-            continue
-        asked_to_stop |= received.si_signo in ASK_TO_STOP
-        # A terminal's Ctrl-C has reached the launcher too: a positive code says that the kernel has sent it.
-        if received.si_code <= 0:
-            launcher.send_signal(received.si_signo)
-    code = launcher.returncode
-    return (code if code >= 0 else 128 - code), asked_to_stop
+    def _run(self) -> int:
+        parent = os.getpid()
+        # In a session of its own, so that a terminal's Ctrl-C comes to this process alone.
+        self._launcher = subprocess.Popen(
+            self.command,
+            env=self.environment,
+            start_new_session=True,
+            preexec_fn=lambda: die_with_parent(parent),
+        )
+        self._tell()
+        code = self._launcher.wait()
+        self._launcher = None
+        return code if code >= 0 else 128 - code
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self.asked.append(number)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell the launcher, if there is one at the moment, of what it does not know yet."""
+        while self._launcher is not None and self._told < len(self.asked):
+            number = self.asked[self._told]
+            again = number == signal.SIGINT and signal.SIGINT in self.asked[: self._told]
+            self._told += 1
+            self._launcher.send_signal(signal.SIGKILL if again else self.ask or number)
 
 
 def _end_descendants() -> None:
@@ -106,7 +116,3 @@ def _children() -> list[int]:
         if int(parent) == os.getpid():
             found.append(int(pid))
     return found
-
-
-if __name__ == "__main__":
-    sys.exit(keep(*json.loads(sys.argv[1])))

@@ -8,7 +8,7 @@ from typing import Any
 
 from dtrain.comm import Communicator
 
-__all__ = ["STOPPING", "stop_on_signals"]
+__all__ = ["STOPPING", "ignore_signals", "stop_on_signals"]
 
 # Of a batch system that takes a node back; of Slurm before the time limit; of Ctrl-C.
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -22,12 +22,18 @@ def stop_on_signals(comm: Communicator, stoppable: bool) -> None:
     """
 
     def ask(number: int, frame: Any) -> None:
-        if not comm.stop_requested and comm.rank == 0:
-            os.write(2, f"\ndtrain: {signal.Signals(number).name}: finishes the step to write a checkpoint\n".encode())
-        comm.stop_requested = True
         if number == signal.SIGINT and comm.size == 1:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+        first, comm.stop_requested = not comm.stop_requested, True
+        if first and comm.rank == 0:
+            os.write(2, f"\ndtrain: {signal.Signals(number).name}: finishes the step to write a checkpoint\n".encode())
 
     for number in STOPPING:
         usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, ask if stoppable else usual)
+
+
+def ignore_signals() -> None:
+    """This rank is about to end as it was asked to: when the first has, srun sends SIGTERM to the others."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)

@@ -231,7 +231,9 @@ class Checkpointer:
         if stopping or (self.every and self.steps % self.every == 0):
             self.save()
         if stopping:
-            self.close()
+            # Signals still only ask: a launcher may send some to the ranks that are left when the first has ended.
+            atexit.unregister(self.close)
+            self._finish_writing()
             self._say(f"asked to stop: step {self.steps} is done and saved in {self.directory}; leaves with {STOPPED}")
             raise Stopped(STOPPED)
 
