@@ -9,6 +9,7 @@ import pytest
 
 from dtrain.comm import Communicator, SingleCommunicator
 from dtrain.parallel import NaiveDistributedDataParallel, reducer
+from tests.parallel.test_no_sync import train as train_with_no_sync
 from tests.parallel.training import make_net, make_sync_net, train
 
 
@@ -23,6 +24,11 @@ def test_same_bits_as_one_process(
     monkeypatch.setattr(reducer, "_BUCKET", 512)
     want = train(SingleCommunicator(), microbatches, make=make)
     assert train(comm, microbatches, make=make, overlap=overlap) == want
+
+
+@pytest.mark.parametrize("make", [make_net, make_sync_net])
+def test_same_bits_with_no_sync(comm: Communicator, make: Any) -> None:
+    assert train_with_no_sync(comm, make=make) == train_with_no_sync(SingleCommunicator(), make=make)
 
 
 def test_same_bits_as_the_naive_twin(comm: Communicator) -> None:

@@ -18,6 +18,7 @@ from dtrain import data, nn, optim
 from dtrain.comm import Communicator, run_ranks
 from dtrain.nn import functional as F
 from dtrain.parallel import NaiveDistributedDataParallel
+from dtrain.parallel.hooks import default_hooks
 from tests.parallel.training import fingerprint, make_net, make_sync_net
 
 RNG = np.random.Generator(np.random.Philox(key=13))
@@ -62,6 +63,19 @@ def test_same_bits_at_any_number_of_ranks(microbatches: int, make: Any) -> None:
             hosts = "abab"[:size] if options else None
             results = run_ranks(size, lambda c: train(c, microbatches, make=make, **options), hosts=hosts)  # noqa: B023
             assert results == [want] * size, f"{size} ranks, {options}"
+
+
+@pytest.mark.parametrize("make", [make_net, make_sync_net])
+def test_with_a_communication_hook(make: Any) -> None:
+    def wrap(net: nn.Module, comm: Communicator, microbatches: int) -> Any:
+        model = dtrain.DistributedDataParallel(net, comm, microbatches)
+        model.register_comm_hook(None, default_hooks.fp16_compress_hook)
+        return model
+
+    want = run_ranks(1, lambda comm: train(comm, 4, wrap, make))
+    assert want != run_ranks(1, lambda comm: train(comm, 4, make=make))
+    for size in (2, 3):
+        assert run_ranks(size, lambda comm: train(comm, 4, wrap, make)) == want * size
 
 
 def linear(comm: Communicator, run: Callable[[Any, Any], None]) -> np.ndarray:
