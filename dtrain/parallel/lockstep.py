@@ -34,11 +34,13 @@ class Lockstep:
 
     def __init__(self, comm: Communicator, microbatches: int) -> None:
         self.comm, self.microbatches = comm, microbatches
-        blocks = [microbatch_block(r, comm.size, microbatches) for r in range(comm.size)]
-        self.block = blocks[comm.rank]
-        self.cuts = [0, *(block.stop for block in blocks)]
         self._members: list[_Member] = []
         self._running: _Member | None = None
+
+    @property
+    def block(self) -> range:
+        """The microbatches of this rank, as ranks are now: some may have been lost."""
+        return microbatch_block(self.comm.rank, self.comm.size, self.microbatches)
 
     def run(self, functions: Sequence[Callable[[], Any]], switch: Callable[[int], None]) -> list[Any]:
         """The functions' results. switch(k) is called whenever the k-th is about to go on.
@@ -99,7 +101,8 @@ class Lockstep:
         size = places[0][1]
         rows = np.zeros((self.microbatches, size))
         rows[self.block.start : self.block.stop] = [member.row for member in self._members]
-        self.comm.all_gather_(rows.reshape(-1), [start * size for start in self.cuts])
+        starts = [microbatch_block(r, self.comm.size, self.microbatches).start for r in range(self.comm.size)]
+        self.comm.all_gather_(rows.reshape(-1), [start * size for start in (*starts, self.microbatches)])
         if (rows[:, 0] != rows[0, 0]).any():
             raise RuntimeError(
                 "every microbatch of a step must take the same way through the model's SyncBatchNorms (counted in the "
