@@ -13,6 +13,7 @@ things must happen; each step is a file:
     runtime.py       the MPI of this Python environment, and what it needs
     __main__.py      python -m launch -n 4 script.py
     keeper.py        the parent of a job, which brings it signals and starts it again when it fails
+    replay.py        a step that failed, once more in one process
     segments.py      what MPI libraries leave in /dev/shm
 """
 

@@ -4,6 +4,10 @@ Starts a script on n ranks with the mpirun of this Python environment, or with s
 allocation, with what that launcher needs, and stays as their parent (`keeper.py`): its exit code is
 the job's, SIGTERM, SIGUSR1 and Ctrl-C reach the ranks, and ending it in whatever way ends them. A job
 that fails is started again, K times at most. With -n 1 and no restarts it becomes the script.
+
+python -m launch replay CAPSULE [--microbatch J] [--pdb]
+
+Runs a step that failed once more, in one process (`replay.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from typing import NoReturn
 from dtrain.checkpoint import STOPPED
 from launch.environment import launched_world
 from launch.keeper import Keeper
+from launch.replay import replay
 from launch.runtime import find_mpirun, library_family, mpirun_family, settings
 
 __all__ = ["main"]
@@ -29,7 +34,10 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the job that the arguments describe, or end with a message and exit code 2."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["replay"]:
+        replay(given[1:])
+    options = _parser().parse_args(given)
     try:
         _check(options)
         environment, command, ask = _job(options)

@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from safetensors.numpy import load
+from safetensors.numpy import load as load_arrays
 from threadpoolctl import threadpool_info
 
 from dtrain.backend import Array
 from dtrain.backend.random import key
+from dtrain.checkpoint.capsule import describe_failure
 from dtrain.checkpoint.files import Damaged, checkpoints, prepare, prune, read, write
 from dtrain.checkpoint.state import pack, unpack
 from dtrain.comm import Communicator, Request
+from dtrain.data import DataLoader
 from dtrain.nn import Module
+from dtrain.parallel import DistributedDataParallel
 
 __all__ = ["STOPPED", "Checkpointer", "Stopped"]
 
@@ -89,6 +92,9 @@ class Checkpointer:
         self._copies: dict[str, Array] = {}
         self._blob = b""  # of the checkpoint that is being loaded
         self._others = ""  # the newest checkpoint in the directory, unless resume has been called
+        self._remember_loaders()
+        if threading.current_thread() is threading.main_thread():
+            self._hook, sys.excepthook = sys.excepthook, self._failed
         if self.directory is None:
             return
         mine = (str(directory), every, keep, list(objects))
@@ -118,8 +124,14 @@ class Checkpointer:
             self._say(f"no checkpoint in {self.directory} yet: starts from the beginning")
             return False
         name, content, nbytes = found
-        states = unpack(content["objects"], load(self._of_rank_0(nbytes)))
-        self._check(name, content, states)
+        self.load(self.directory / name, content, self._of_rank_0(nbytes))
+        self._say(f"resumed from {self.directory / name}, after step {self.steps}")
+        return True
+
+    def load(self, folder: Path, content: dict[str, Any], blob: bytes) -> None:
+        """Load what `files.read` has read from a checkpoint's folder."""
+        states = unpack(content["objects"], load_arrays(blob))
+        self._check(str(folder), content, states)
         for which, thing in self.objects.items():
             thing.load_state_dict(states[which])
             if which in content["positions"]:
@@ -127,9 +139,8 @@ class Checkpointer:
         key.move_to(content["random"]["step"], key.microbatch)
         vars(key).update(content["random"])
         self.steps = content["step"]
+        self._remember_loaders()
         self._keep_threads(content["threads"])
-        self._say(f"resumed from {self.directory / name}, after step {self.steps}")
-        return True
 
     def _newest(self) -> tuple[str, dict[str, Any], int] | None:
         """Name, content and bytes of the newest checkpoint that is whole; what is in the bytes is kept aside."""
@@ -173,9 +184,8 @@ class Checkpointer:
                 f"hosts do not share this folder; use one that they share, or start rank 0 on {host}"
             )
 
-    def _check(self, name: str, content: dict[str, Any], states: dict[str, Any]) -> None:
+    def _check(self, where: str, content: dict[str, Any], states: dict[str, Any]) -> None:
         """Raise ValueError if what is here cannot go on from this checkpoint."""
-        where = f"{self.directory}/{name}"
         if content["format"] != FORMAT:
             raise ValueError(f"{where} has format {content['format']}, this dtrain reads format {FORMAT}")
         if set(states) != set(self.objects):
@@ -223,6 +233,7 @@ class Checkpointer:
                 "resume() from them before the first step, or choose another folder"
             )
         self.steps += 1
+        self._remember_loaders()
         if self.directory is None:
             return
         if self._writing is not None and self._writing.done():
@@ -262,6 +273,8 @@ class Checkpointer:
     def close(self) -> None:
         """Returns when the last checkpoint is on the disk. Raises OSError where it could not be written."""
         atexit.unregister(self.close)
+        if sys.excepthook == self._failed:
+            sys.excepthook = self._hook
         self._set_stoppable(False)
         self._finish_writing()
 
@@ -296,6 +309,37 @@ class Checkpointer:
     def _asked_to_stop(self) -> bool:
         seen = [thing.stopping for thing in self.objects.values() if hasattr(thing, "stopping")]
         return any(seen) if seen else any(self.comm.all_gather_object(self.comm.stop_requested))
+
+    # -- failing ---------------------------------------------------------------------------------
+
+    def _remember_loaders(self) -> None:
+        """A step ends: the next begins here. In the middle of a step a loader may have gone on."""
+        self._loaders = {n: t.state_dict() for n, t in self.objects.items() if isinstance(t, DataLoader)}
+
+    def _failed(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        """Nothing has caught an error: where it came in the middle of a step, leave what replays it."""
+        if isinstance(error, Exception):
+            try:
+                self._leave_capsule(error)
+            except Exception as problem:
+                print(f"dtrain: the step cannot be replayed: {problem}", file=sys.stderr, flush=True)
+        self._hook(kind, error, trace)
+
+    def _leave_capsule(self, error: Exception) -> None:
+        models = {n: t for n, t in self.objects.items() if isinstance(t, DistributedDataParallel)}
+        for name, model in models.items():
+            microbatch = model.rewind()
+            if microbatch is None:
+                continue
+            content, arrays = self._state()
+            content["objects"].update(self._loaders)
+            content["random"] |= {"step": model.position["steps"], "calls": 0, "calls_without_grad": 0}
+            content["failure"] = describe_failure(error, name, model, microbatch, self.comm.rank)
+            prefix = f"capsule-rank-{self.comm.rank}-"
+            folder = write(self.directory or Path.cwd(), self.steps, content, arrays, prefix)
+            text = f"dtrain: to replay this step in one process: python -m launch replay {folder}"
+            print(text, file=sys.stderr, flush=True)
+            return
 
     # -- ranks -----------------------------------------------------------------------------------
 

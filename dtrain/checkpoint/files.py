@@ -48,7 +48,7 @@ def prepare(directory: Path, nbytes: int) -> None:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for partial in directory.glob(".step-*"):
+        for partial in directory.glob(".*step-*"):
             if not _written_now(partial.name):
                 shutil.rmtree(partial)
         probe = _temporary(directory, "step-probe")
@@ -62,9 +62,11 @@ def prepare(directory: Path, nbytes: int) -> None:
         raise OSError(f"no checkpoint can be written to {directory}: it needs {nbytes:,} bytes, {free:,} are free")
 
 
-def write(directory: Path, step: int, content: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
-    """Write the checkpoint of a step; it takes the place of an older one of that step."""
-    folder = directory / f"step-{step:08d}"
+def write(
+    directory: Path, step: int, content: Mapping[str, Any], arrays: Mapping[str, Array], prefix: str = ""
+) -> Path:
+    """Write the checkpoint of a step; it takes the place of an older one of that step. Returns its folder."""
+    folder = directory / f"{prefix}step-{step:08d}"
     partial = _temporary(directory, folder.name)
     try:
         partial.mkdir()
@@ -85,6 +87,7 @@ def write(directory: Path, step: int, content: Mapping[str, Any], arrays: Mappin
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    return folder
 
 
 def prune(directory: Path, step: int, keep: int) -> None:

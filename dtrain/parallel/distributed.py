@@ -147,6 +147,29 @@ class DistributedDataParallel(Wrapper):
         self._step, self.loss = position["steps"], position["loss"]
         key.move_to(self._step, self.block.start)
 
+    def rewind(self) -> int | None:
+        """The microbatch that was under way when this rank failed, None between steps. The buffers become those of the
+        step's beginning, as the parameters still are."""
+        if not (self._called or self._done) or self._waiting:
+            return None
+        self._buffers.restore()
+        return min(self.block.start + self._done, self.block.stop - 1)
+
+    def replay(self, microbatch: int | None, over: Callable[[], None]) -> None:
+        """Call `over` when the step that comes has its gradients; or run one microbatch of it alone, and call it then.
+
+        Raises ValueError for a microbatch that is not this rank's, or depends on the others (SyncBatchNorm).
+        """
+        if microbatch is None:
+            finish = self._finish_step
+            self._finish_step = lambda: (finish(), over())[0]  # type: ignore[method-assign, func-returns-value]
+            return
+        if microbatch not in self.block or self._may_couple:
+            raise ValueError(f"microbatch {microbatch} of {self.microbatches} cannot run alone; replay the whole step")
+        self._begin_step()
+        self._done = microbatch - self.block.start
+        self._close_microbatch = over  # type: ignore[method-assign]
+
     def set_weight(self, weight: float) -> None:
         """Count the microbatch whose backward comes next as `weight` (of tokens, say) instead of its samples."""
         if not weight >= 0 or math.isinf(weight):

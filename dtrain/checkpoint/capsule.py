@@ -1,0 +1,46 @@
+"""A capsule: a checkpoint of the beginning of a step that failed, and what happened in it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from typing import Any
+
+from dtrain.backend import to_numpy
+from dtrain.parallel import DistributedDataParallel
+
+__all__ = ["describe_failure", "error_text", "gradient_hash"]
+
+
+def describe_failure(
+    error: Exception, name: str, model: DistributedDataParallel, microbatch: int, rank: int
+) -> dict[str, Any]:
+    """What a replay runs, and what has to come out."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return {
+        "command": [os.path.abspath(sys.argv[0]), *sys.argv[1:]],
+        "module": None if spec is None else spec.name.removesuffix(".__main__"),
+        "folder": os.getcwd(),
+        "model": name,
+        "rank": rank,
+        "microbatch": microbatch,
+        "error": error_text(error),
+        "gradients": gradient_hash(model),
+    }
+
+
+def error_text(error: BaseException) -> str:
+    """Type and text of an error, without the rank and host on which it came."""
+    text = re.sub(r"\brank \d+( on \S+)?", "the rank", str(error))
+    return f"{type(error).__name__}: {text}"
+
+
+def gradient_hash(model: DistributedDataParallel) -> str:
+    """sha256 of the step's gradients, as far as they are there."""
+    digest = hashlib.sha256()
+    for name, p in model.module.named_parameters():
+        if p._flat is not None:
+            digest.update(name.encode() + to_numpy(p._flat.grad.array).tobytes())
+    return digest.hexdigest()
