@@ -97,7 +97,9 @@ def test_without_a_checkpointer_signals_end_the_job(launcher: str, number: int, 
 @pytest.mark.parametrize("launcher", ["python", pytest.param("launch", marks=needs_mpi)])
 def test_a_second_interrupt_ends_the_job_at_once(launcher: str, tmp_path: Path) -> None:
     again = "finishes the step"
-    code, output = signalled(launcher, signal.SIGINT, tmp_path, "time.sleep(1000)", again=again)
+    # In short sleeps: a signal just before a long one would be seen after it.
+    forever = "while True: time.sleep(0.01)"
+    code, output = signalled(launcher, signal.SIGINT, tmp_path, forever, again=again)
     assert code == -signal.SIGINT and output.count(again) == 1
 
 
