@@ -104,7 +104,7 @@ def mpi() -> None:
     from mpi4py import MPI
 
     from dtrain.comm import MPICommunicator
-    from dtrain.parallel.exchange import SharedExchange
+    from dtrain.parallel.exchange import SharedExchange, SmallExchange, open_exchange
 
     comm, world = MPICommunicator(), MPI.COMM_WORLD
     seconds = np.empty(1)
@@ -115,8 +115,9 @@ def mpi() -> None:
         return float(seconds[0])
 
     for i, kib in enumerate(KIB):
-        exchange = SharedExchange(comm, comm.size, [np.zeros(kib * 256, np.float32)], None)
-        assert exchange.window is not None, "the ranks cannot share memory"
+        gradients = [np.zeros(kib * 256, np.float32)]
+        exchange = open_exchange(comm, comm.size, gradients, None, exact=True, overlap=False)
+        assert isinstance(exchange, (SharedExchange, SmallExchange)), "the ranks cannot share memory"
         row, whole = exchange.rows[0], slice(0, kib * 256)
         own = np.zeros(kib * 256, np.float32)
         steps = {

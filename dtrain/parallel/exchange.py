@@ -5,6 +5,7 @@ Each rank finishes the tree on its share of the elements, and all get the result
 is how a rank reads the others' rows:
 
     SharedExchange   the ranks of one host: where they lie, in shared memory
+    SmallExchange    the same for a short message: each rank adds up all of it, and they meet once, not twice
     MessageExchange  all-to-all of the rows and all-gather of the results, through any communicator
     HostsExchange    first the ranks of a host in shared memory, then one lane of ranks between hosts
     FastExchange     not at all: the communicator's own all-reduce, whose bits depend on the ranks
@@ -31,12 +32,15 @@ __all__ = [
     "HostsExchange",
     "MessageExchange",
     "SharedExchange",
+    "SmallExchange",
     "exchange_rows",
     "open_exchange",
 ]
 
 # Elements finished at a time: as many rows as there are ranks stay in the cache.
 CHUNK = 1 << 15
+# Bytes of a message that is short: to meet takes longer than to add it up.
+SMALL = 1 << 14
 
 
 class Exchange:
@@ -109,7 +113,9 @@ class SharedExchange(Exchange):
 
     def __init__(self, comm: Communicator, microbatches: int, rows: list[Array], mean_from: int | None) -> None:
         super().__init__(comm, microbatches, rows, mean_from)
-        self.window, of_ranks, weights = _shared_rows(comm, self.blocks, rows, patient=False)
+        self.window, of_ranks, weights = _shared_rows(
+            comm, rows, max(block.slots for block in self.blocks), patient=False
+        )
         if self.window is None:
             return
         self.rows = of_ranks[comm.rank][: len(rows)]
@@ -143,6 +149,40 @@ class SharedExchange(Exchange):
         self.window.meet()
 
 
+class SmallExchange(Exchange):
+    """The ranks of one host show each other a copy of their rows in shared memory, and each adds all of them up.
+
+    Copies of one call lie beside those of the call before, which others may still read: a rank can only be one
+    meeting ahead.
+    """
+
+    at_once = True
+
+    def __init__(self, comm: Communicator, microbatches: int, rows: list[Array], mean_from: int | None) -> None:
+        super().__init__(comm, microbatches, rows, mean_from)
+        twice = [np.zeros_like(rows[0])] * (2 * max(len(nodes) for nodes in self.held))
+        self.window, of_ranks, _ = _shared_rows(comm, twice, len(twice), patient=False)
+        if self.window is None:
+            return
+        self.copies = [of_ranks[comm.rank][turn::2] for turn in (0, 1)]
+        held = [(rank, i, node) for rank, nodes in enumerate(self.held) for i, node in enumerate(nodes)]
+        self.finish = Additions([node for _, _, node in held], self.microbatches)
+        self.all_rows = [[of_ranks[rank][2 * i + turn] for rank, i, _ in held] for turn in (0, 1)]
+        self.turn = 0
+
+    def all_reduce(self, comm: Communicator, where: slice) -> None:
+        assert self.window is not None
+        turn = self.turn = 1 - self.turn
+        for copy, row in zip(self.copies[turn], self.rows[: self.own], strict=False):
+            copy[...] = row
+        self.window.meet()
+        out = self.rows[0]
+        self.finish.finish([row.copy() for row in self.all_rows[turn]], out)
+        if self.mean_from is not None:
+            self._settle(out[0])
+            out[self.mean_from :] *= self.factor
+
+
 class HostsExchange(Exchange):
     """Several hosts: the ranks of each add up in shared memory, then lane k carries the k-th share of the
     elements between hosts. A lane is made of one rank per host; there are as many as the smallest host has ranks.
@@ -151,7 +191,7 @@ class HostsExchange(Exchange):
     def __init__(self, comm: Communicator, microbatches: int, rows: list[Array], mean_from: int | None) -> None:
         super().__init__(comm, microbatches, rows, mean_from)
         here, self.lane, self.lanes = comm.host_group(), comm.lane_group(), comm.lanes
-        self.window, of_ranks, _ = _shared_rows(here, self.blocks, rows, patient=True)
+        self.window, of_ranks, _ = _shared_rows(here, rows, max(block.slots for block in self.blocks), patient=True)
         if self.window is None:
             return
         self.rows = of_ranks[here.rank][: len(rows)]
@@ -198,7 +238,8 @@ def open_exchange(
     if not exact:
         return FastExchange(comm, microbatches, rows, mean_from)
     if comm.local_size == comm.size > 1 and not overlap:
-        shared = SharedExchange(comm, microbatches, rows, mean_from)
+        kind = SmallExchange if rows[0].nbytes <= SMALL else SharedExchange
+        shared = kind(comm, microbatches, rows, mean_from)
         if shared.window is not None:
             return shared
     elif comm.size > len({host for host, _ in comm.places}) > 1:
@@ -245,14 +286,13 @@ def _share(start: int, stop: int, part: int, parts: int) -> tuple[int, int]:
 
 
 def _shared_rows(
-    comm: Communicator, blocks: Sequence[Block], rows: Sequence[Array], patient: bool
+    comm: Communicator, rows: Sequence[Array], most: int, patient: bool
 ) -> tuple[Window | None, list[list[Array]], list[Array]]:
-    """Memory shared by the ranks of a host: the window, each rank's rows, and as many numbers beside them.
+    """Memory shared by the ranks of a host: the window, each rank's `most` rows, and as many numbers beside them.
 
     The contents of `rows` are copied to this rank's. Without a window there are no rows.
     """
     n, dtype = rows[0].size, rows[0].dtype
-    most = max(block.slots for block in blocks)
     room = -(-n * dtype.itemsize // 64) * 64 // dtype.itemsize  # rows start on cache lines
     window = comm.window((most * room + most) * dtype.itemsize, patient)
     if window is None:

@@ -17,6 +17,7 @@ from dtrain.parallel.exchange import (
     HostsExchange,
     MessageExchange,
     SharedExchange,
+    SmallExchange,
     open_exchange,
     plan_rows,
 )
@@ -33,12 +34,12 @@ def exchange_on(
     microbatches, n, dtype = len(values), values[0].size, values[0].dtype
     plan, rows = plan_rows(comm, microbatches, kind is not FastExchange)
     exchange = kind(comm, microbatches, list(np.zeros((rows, n), dtype)), HEADER if mean else None)
-    for turn in range(2):  # the second one must not see anything of the first
+    for turn in range(3):  # a later one must not see anything of those before
         for j, (depth, carries) in zip(microbatch_block(comm.rank, comm.size, microbatches), plan, strict=True):
             if not carries:
-                exchange.rows[depth][:] = values[j] * dtype.type(turn + 1)
+                exchange.rows[depth][:] = values[j] * dtype.type(2**turn)
             else:
-                exchange.rows[depth - 1] += values[j] * dtype.type(turn + 1)
+                exchange.rows[depth - 1] += values[j] * dtype.type(2**turn)
                 for row in range(depth - 2, depth - carries - 1, -1):
                     exchange.rows[row] += exchange.rows[row + 1]
         ends = [0, n] if exchange.at_once else cuts
@@ -62,13 +63,13 @@ def test_every_rank_gets_the_naive_sum(data: st.DataObject) -> None:
     mean = data.draw(st.booleans(), "mean")
     kinds: list[type[Exchange]] = [MessageExchange]
     if len(set(hosts)) == 1 and size > 1:
-        kinds.append(SharedExchange)
+        kinds += [SharedExchange, SmallExchange]
     if size > 1:
         kinds.append(HostsExchange)
     values = leaves(microbatches, n, dtype)
     for j, value in enumerate(values):
         value[0] = j + 1
-    want = 2 * naive_sum(values)
+    want = 4 * naive_sum(values)
     if mean:
         want[HEADER:] *= dtype(1 / float(want[0]))
     kind = data.draw(st.sampled_from(kinds), "kind")
@@ -77,25 +78,28 @@ def test_every_rank_gets_the_naive_sum(data: st.DataObject) -> None:
 
 def test_the_fast_mode_is_right_within_rounding() -> None:
     values = leaves(7, 1001, np.float64)
-    want = 2 * naive_sum(values)
+    want = 4 * naive_sum(values)
     for got in run_ranks(3, lambda comm: exchange_on(comm, FastExchange, values, [0, 500, 1001], False)):
         np.testing.assert_allclose(np.frombuffer(got), want, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("hosts", "overlap", "exact", "kind"),
+    ("hosts", "n", "overlap", "exact", "kind"),
     [
-        ("a", False, True, MessageExchange),
-        ("aa", False, True, SharedExchange),
-        ("aa", True, True, MessageExchange),
-        ("ab", True, True, MessageExchange),
-        ("aab", True, True, HostsExchange),
-        ("aabb", False, True, HostsExchange),
-        ("aabb", True, False, FastExchange),
+        ("a", 10, False, True, MessageExchange),
+        ("aa", 10, False, True, SmallExchange),
+        ("aa", 10_000, False, True, SharedExchange),
+        ("aa", 10, True, True, MessageExchange),
+        ("ab", 10, True, True, MessageExchange),
+        ("aab", 10, True, True, HostsExchange),
+        ("aabb", 10, False, True, HostsExchange),
+        ("aabb", 10, True, False, FastExchange),
     ],
 )
-def test_which_exchange_serves_which_ranks(hosts: str, overlap: bool, exact: bool, kind: type[Exchange]) -> None:
+def test_which_exchange_serves_which_ranks(
+    hosts: str, n: int, overlap: bool, exact: bool, kind: type[Exchange]
+) -> None:
     def which(comm: Communicator) -> type[Exchange]:
-        return type(open_exchange(comm, 4, list(np.zeros((4, 10), np.float32)), None, exact=exact, overlap=overlap))
+        return type(open_exchange(comm, 4, list(np.zeros((4, n), np.float32)), None, exact=exact, overlap=overlap))
 
     assert run_ranks(len(hosts), which, hosts=list(hosts)) == [kind] * len(hosts)
