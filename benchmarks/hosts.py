@@ -3,9 +3,10 @@
     python benchmarks/hosts.py [--rate 1gbit] [--rounds 8] [--json FILE]      as root, with iproute2
 
 The hosts are emulated on this machine (tests/hosts): network namespaces joined by links of the given rate.
-One rank, of one thread, on each, with half of the machine's cores, trains a multilayer perceptron of 27 MiB whose backward pass takes longer than its
-communication. Three kinds of step take turns in the same processes: without communication; with it after
-the backward pass (overlap=False); with it during the pass (overlap=True).
+Each has half of the machine's cores. One rank, of one thread, on each trains a multilayer perceptron of
+27 MiB whose backward pass takes longer than its communication. Three kinds of step take turns in the same
+processes: without communication; with it after the backward pass (overlap=False); with it during the pass
+(overlap=True).
 
     hidden = (after - during) / (after - without)
 
