@@ -54,7 +54,8 @@ class Communicator(ABC):
         self.stop_requested = False
         #: Grows when ranks are lost and the others go on; what was kept in shares of the ranks is then incomplete.
         self.generation = 0
-        #: Whether a wait for the others is to leave the core to whoever computes: on a helper thread.
+        #: Whether a wait for the others is to leave the core to whoever computes: on a helper thread. The same on all
+        #: ranks: a transport may then use other calls, which do not meet the usual ones.
         self.patient = False
         #: Called with M when M is settled; a job installs it to set the threads per rank.
         self.on_microbatches: Callable[[int], None] | None = None

@@ -106,7 +106,9 @@ class MPICommunicator(Communicator):
         return Mail(self._comm)
 
     def window(self, nbytes: int, patient: bool = False) -> Window | None:
-        return open_window(self, nbytes, patient) if self.size == self.local_size > 1 else None
+        if self.size == 1:  # the only rank of a host, beside hosts with several
+            return Window([np.zeros(nbytes, np.uint8)], lambda: None)
+        return open_window(self, nbytes, patient) if self.size == self.local_size else None
 
     def _twin(self) -> Communicator:
         return _Twin(self)

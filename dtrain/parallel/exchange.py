@@ -191,6 +191,8 @@ class HostsExchange(Exchange):
     def __init__(self, comm: Communicator, microbatches: int, rows: list[Array], mean_from: int | None) -> None:
         super().__init__(comm, microbatches, rows, mean_from)
         here, self.lane, self.lanes = comm.host_group(), comm.lane_group(), comm.lanes
+        if self.lane is not None:
+            self.lane.patient = True
         self.window, of_ranks, _ = _shared_rows(here, rows, max(block.slots for block in self.blocks), patient=True)
         if self.window is None:
             return
@@ -208,8 +210,6 @@ class HostsExchange(Exchange):
         merged = [Additions(of_hosts[host], self.microbatches) for host in sorted(of_hosts)]
         self.merge, self.counts = merged[number], [len(m.rest) for m in merged]
         self.finish = Additions([node for m in merged for node in m.rest_nodes], self.microbatches)
-        if self.lane is not None:
-            self.lane.patient = True
 
     def _sum(self, comm: Communicator, where: slice, factor: Any) -> None:
         assert self.window is not None

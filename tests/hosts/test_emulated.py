@@ -23,6 +23,9 @@ Hosts = Callable[..., Cluster]
 
 WHERE = """
 import json
+
+import numpy as np
+
 from dtrain.comm import MPICommunicator
 
 comm = MPICommunicator()
@@ -30,6 +33,10 @@ places = comm.all_gather_object([comm.rank, comm.host, comm.local_rank, comm.loc
 if comm.rank == 0:
     print(json.dumps(places))
 assert comm.window(100) is None, "memory is shared between hosts"
+from dtrain.parallel.exchange import HostsExchange, open_exchange
+
+exchange = open_exchange(comm, comm.size, [np.zeros(9, np.float32)], None, exact=True, overlap=True)
+assert isinstance(exchange, HostsExchange), "not even where a host has one rank"
 window = comm.host_group().window(100)
 if comm.local_size > 1:
     window.parts[comm.local_rank][:] = comm.rank
