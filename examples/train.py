@@ -124,7 +124,7 @@ def main():
                         break
             seconds += time.perf_counter() - start
             samples += loader.samples_consumed
-        correct = accuracy(model, test_loader, job.comm)
+        correct = job.retry(accuracy, model, test_loader, job.comm)
         job.print(f"epoch {epoch + 1}: test accuracy {correct:.2%}, loss {model.loss:.4f}")
         if checkpoint.steps == total:
             break

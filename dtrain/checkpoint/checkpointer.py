@@ -21,7 +21,7 @@ from dtrain.backend.random import key
 from dtrain.checkpoint.capsule import describe_failure
 from dtrain.checkpoint.files import Damaged, checkpoints, prepare, prune, read, write
 from dtrain.checkpoint.state import pack, unpack
-from dtrain.comm import Communicator, Request
+from dtrain.comm import Communicator, RankLost, Request
 from dtrain.data import DataLoader
 from dtrain.nn import Module
 from dtrain.parallel import DistributedDataParallel
@@ -318,7 +318,7 @@ class Checkpointer:
 
     def _failed(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
         """Nothing has caught an error: where it came in the middle of a step, leave what replays it."""
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and not isinstance(error, RankLost):
             try:
                 self._leave_capsule(error)
             except Exception as problem:

@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dtrain.comm.lost import RankLost
 from dtrain.comm.request import Helper, Request
 from dtrain.comm.traffic import Traffic
 from dtrain.comm.waits import Waits
@@ -44,16 +46,21 @@ class Communicator(ABC):
     """
 
     def __init__(self, rank: int, places: Sequence[tuple[int, int]], host: str) -> None:
-        self.rank, self.size, self.places, self.host = rank, len(places), list(places), host
-        self.local_rank = places[rank][1]
-        self.local_size = sum(number == places[rank][0] for number, _ in places)
+        self._take_place(rank, places)
+        self.host = host
         self.microbatches = self.size
         #: Threads per rank; None where no job has set them.
         self.threads: int | None = None
         #: A signal has asked the job to end after the present step; the step's gradients carry it to all ranks.
         self.stop_requested = False
+        #: Whether the ranks that are left can go on when others die; see `attempt`.
+        self.survives = False
         #: Grows when ranks are lost and the others go on; what was kept in shares of the ranks is then incomplete.
         self.generation = 0
+        #: Grows when a step that was begun is to be done again, because ranks were lost in it; a loader looks at it.
+        self.redone = 0
+        #: The models that are trained over these ranks.
+        self.models: WeakSet[Any] = WeakSet()
         #: Whether a wait for the others is to leave the core to whoever computes: on a helper thread. The same on all
         #: ranks: a transport may then use other calls, which do not meet the usual ones.
         self.patient = False
@@ -68,6 +75,11 @@ class Communicator(ABC):
         self.traffic = Traffic()
         self.waits = Waits()
         self._helper: Helper | None = None
+
+    def _take_place(self, rank: int, places: Sequence[tuple[int, int]]) -> None:
+        self.rank, self.size, self.places = rank, len(places), list(places)
+        self.local_rank = places[rank][1]
+        self.local_size = sum(number == places[rank][0] for number, _ in places)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(rank {self.rank} of {self.size}, on {self.host})"
@@ -185,6 +197,15 @@ class Communicator(ABC):
     def abort(self, code: int = 1) -> None:
         """End all ranks of the whole job at once with this exit code. Does not return."""
 
+    def attempt(self, function: Callable[..., T], *args: Any) -> tuple[bool, T | None]:
+        """Run function(*args), which calls collectives, so that either all ranks that are left have done it, or none.
+
+        (True, the result), or (False, None) where ranks were lost before all others were done; the same on every
+        rank that is left. If ranks were lost, this is now the communicator of those that are left: `generation` has
+        grown, and rank, size and places may be others. A communicator that does not survive only runs it.
+        """
+        return True, function(*args)
+
     # Groups of ranks
 
     @abstractmethod
@@ -257,7 +278,8 @@ class Communicator(ABC):
             self._helper = None
 
     def _helper_failed(self, error: BaseException) -> None:
-        if self.on_helper_error is not None:
+        # Who waits for the request, or else the next attempt, learns that ranks are lost.
+        if self.on_helper_error is not None and not isinstance(error, RankLost):
             self.on_helper_error(error)
 
     # What a transport provides, on flat arrays that are checked already

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 __all__ = ["Mail"]
@@ -16,7 +16,9 @@ class Mail:
     """
 
     def __init__(self, mpi_comm: Any) -> None:
-        self._comm = mpi_comm.Dup()
+        from mpi4py import MPI
+
+        self._comm, self._status = mpi_comm.Dup(), MPI.Status()
         self._sent: list[Any] = []
 
     def send(self, rank: int, value: Any) -> None:
@@ -27,12 +29,10 @@ class Mail:
     def look(self) -> Iterator[tuple[int, Any]]:
         """(rank, value) of what has come since."""
         while (message := self._comm.improbe()) is not None:
-            from mpi4py import MPI
+            value = message.recv(status=self._status)
+            yield self._status.Get_source(), value
 
-            status = MPI.Status()
-            value = message.recv(status=status)
-            yield status.Get_source(), value
-
-    def farewell(self) -> Any:
-        """Say that this rank will send no more; `Test()` of the result is true once all ranks have."""
-        return self._comm.Ibarrier()
+    def farewell(self) -> Callable[[], bool]:
+        """Say that this rank will send no more; the result says, when called, whether all ranks have said it."""
+        test: Callable[[], bool] = self._comm.Ibarrier().Test
+        return test

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -42,33 +44,50 @@ class MPICommunicator(Communicator):
                 f"library {library!r}), and gradients are sent from a helper thread; leave "
                 "mpi4py.rc.thread_level at 'multiple', or use an MPI that was built for threads"
             )
-        self._comm = (MPI.COMM_WORLD if mpi_comm is None else mpi_comm).Dup()
-        self._twin_comm = self._comm.Dup()  # now, because it is collective and `start` is not
+        comm = (MPI.COMM_WORLD if mpi_comm is None else mpi_comm).Dup()
         host = socket.gethostname()
-        self._local = _ranks_on_this_host(self._comm, host)
+        local = _ranks_on_this_host(comm, host)
         # A host's number is that of its first rank, until they are counted.
-        firsts = self._comm.allgather((self._local.bcast(self._comm.rank), self._local.rank))
-        numbers = sorted({first for first, _ in firsts})
-        super().__init__(self._comm.rank, [(numbers.index(first), local) for first, local in firsts], host)
+        of_ranks = comm.allgather((local.bcast(comm.rank), local.rank, host, os.getpid()))
+        numbers = sorted({first for first, _, _, _ in of_ranks})
+        places = [(numbers.index(first), local_rank) for first, local_rank, _, _ in of_ranks]
+        super().__init__(comm.rank, places, host)
+        #: Host and process of every rank.
+        self.processes = [(host, pid) for _, _, host, pid in of_ranks]
+        self._use(comm, comm.Dup(), local)
+        self._note("all ranks", range(self.size))
+        self._ops = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
+        self._in_place = MPI.IN_PLACE
+
+    def _use(self, comm: Any, twin: Any, local: Any) -> None:
+        """Send by these communicators of mpi4py: the main thread's, the helper thread's, that of this host's ranks."""
+        # The twin is there from the start, because making it is collective and `start` is not.
+        self._comm, self._twin_comm, self._local = comm, twin, local
         # Made when they are first asked for: an MPI has room for a limited number of communicators.
         self._host_group: MPICommunicator | None = None
         self._lane_group: Any = ...  # not made
-        self._ops = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
-        self._in_place = MPI.IN_PLACE
-        self._note("all ranks", range(self.size))
 
     def _note(self, name: str, ranks: Sequence[int]) -> None:
         """Keep account of the collectives of these ranks (as the job numbers them) under this name."""
         self.name, self.ranks = name, ranks
-        self._calls, self._twin_calls = Calls(ranks), Calls(ranks)
+        self._calls, self._twin_calls = self._new_calls(ranks), self._new_calls(ranks)
         self.waits.add(name, self._calls)
         self.waits.add(f"{name}, helper thread", self._twin_calls)
 
-    def _group(self, mpi_comm: Any, name: str, ranks: Sequence[int]) -> MPICommunicator:
-        """Some of the ranks, which are accounted for together with this communicator."""
-        group = MPICommunicator(mpi_comm)
-        group.traffic, group.waits = self.traffic, self.waits
-        group._note(name, ranks)
+    def _new_calls(self, ranks: Sequence[int]) -> Calls:
+        return Calls(ranks)
+
+    def _group(self, mpi_comm: Any, name: str, members: Sequence[int], on_one_host: bool) -> MPICommunicator:
+        """The group of some of these ranks, all on one host or each on another; it is told apart in `waits`."""
+        from mpi4py import MPI
+
+        group = copy(self)
+        places = [(0, i) if on_one_host else (i, 0) for i in range(len(members))]
+        group._take_place(mpi_comm.rank, places)
+        group.processes = [self.processes[r] for r in members]
+        group.microbatches, group._helper, group.on_microbatches = group.size, None, None
+        group._use(mpi_comm, mpi_comm.Dup(), mpi_comm if on_one_host else MPI.COMM_SELF)
+        group._note(name, [self.ranks[r] for r in members])
         return group
 
     def all_gather_object(self, value: Any) -> list[Any]:
@@ -79,15 +98,18 @@ class MPICommunicator(Communicator):
         with self._calls("barrier"):
             self._comm.Barrier()
 
+    def is_late(self, rank: int) -> None:
+        """This rank waits in shared memory for that one, which does not come."""
+
     def abort(self, code: int = 1) -> None:
         self._comm.Abort(code)
 
     def host_group(self) -> Communicator:
         if self._host_group is None:
             number = self.places[self.rank][0]
-            ranks = [self.ranks[r] for r, (host, _) in enumerate(self.places) if host == number]
+            members = [r for r, (host, _) in enumerate(self.places) if host == number]
             with self._calls("host_group"):
-                self._host_group = self._group(self._local, f"host {number} ({self.host})", ranks)
+                self._host_group = self._group(self._local, f"host {number} ({self.host})", members, True)
         return self._host_group
 
     def lane_group(self) -> Communicator | None:
@@ -95,10 +117,12 @@ class MPICommunicator(Communicator):
 
         number, local_rank = self.places[self.rank]
         if self._lane_group is ...:
+            members = [r for r, (_, local) in enumerate(self.places) if local == local_rank]
+            members.sort(key=lambda r: self.places[r])
             with self._calls("lane_group"):
                 lane = self._comm.Split(local_rank if local_rank < self.lanes else MPI.UNDEFINED, number)
-                ranks = [self.ranks[r] for r, (_, local) in enumerate(self.places) if local == local_rank]
-                self._lane_group = None if lane == MPI.COMM_NULL else self._group(lane, f"lane {local_rank}", ranks)
+                none = lane == MPI.COMM_NULL
+                self._lane_group = None if none else self._group(lane, f"lane {local_rank}", members, False)
         return self._lane_group
 
     def mail(self) -> Mail:
@@ -114,31 +138,31 @@ class MPICommunicator(Communicator):
         return _Twin(self)
 
     def _broadcast(self, flat: Array, root: int) -> None:
-        with self._calls("broadcast_"):
+        with self._calls("broadcast_", flat):
             for chunk in _chunks(flat):
                 self._comm.Bcast(chunk, root)
 
     def _allreduce(self, flat: Array, op: str) -> None:
-        with self._calls("allreduce_"):
+        with self._calls("allreduce_", flat):
             for chunk in _chunks(flat):
                 self._comm.Allreduce(self._in_place, chunk, self._ops[op])
 
     def _reduce_scatter(self, flat: Array, cuts: list[int]) -> Array:
         counts = _counts(cuts)
         part = np.empty(counts[self.rank], flat.dtype)
-        with self._calls("reduce_scatter"):
+        with self._calls("reduce_scatter", flat, part):
             self._comm.Reduce_scatter(flat, part, counts)
         return part
 
     def _all_gather(self, flat: Array, cuts: list[int]) -> None:
-        with self._calls("all_gather"):
+        with self._calls("all_gather", flat):
             if self.patient:
                 _wait_patiently(self._comm.Iallgatherv(self._in_place, [flat, _counts(cuts)]))
             else:
                 self._comm.Allgatherv(self._in_place, [flat, _counts(cuts)])
 
     def _all_to_all(self, send: Array, send_counts: list[int], recv: Array, recv_counts: list[int]) -> None:
-        with self._calls("all_to_all"):
+        with self._calls("all_to_all", send, recv):
             if self.patient:
                 _wait_patiently(self._comm.Ialltoallv([send, send_counts], [recv, recv_counts]))
             else:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 __all__ = ["Calls", "Noted", "State", "Waits"]
 
@@ -41,7 +41,8 @@ class Calls:
     def __init__(self, ranks: Sequence[int]) -> None:
         self._ranks, self._number, self._what, self._waiting = ranks, 0, "", False
 
-    def __call__(self, what: str) -> Calls:
+    def __call__(self, what: str, *arrays: Any) -> Calls:
+        """The call that comes next, and the arrays in which others may read and write during it."""
         self._what = what
         return self
 
@@ -78,6 +79,10 @@ class Waits:
         count = self._names[name]
         living = [(name, found) for name, found in self._noted if found() is not None]
         self._noted = [*living, (name if count == 1 else f"{name} ({count})", weakref.ref(noted))]
+
+    def clear(self) -> None:
+        """Forget all: from now on the ranks are others."""
+        self._noted, self._names = [], Counter()
 
     def states(self) -> dict[str, State]:
         """The state of everything that lives, by name."""

@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +29,7 @@ Bytes = NDArray[np.uint8]
 _LINE = 64  # bytes of a cache line: each rank's counter has one of its own
 _SPINS = 500  # looks at a counter before the core is offered to others: about 50 microseconds
 _YIELDS = 2000  # offers before sleeping instead
+_LATE = 64  # looks, while sleeping, from one look at the process to the next: about 10 milliseconds
 
 
 class Window:
@@ -47,8 +48,8 @@ class _Meeting:
     A store before the count is seen before the count on processors that keep stores in order (x86-64).
     """
 
-    def __init__(self, memory: mmap.mmap, rank: int, ranks: Sequence[int], patient: bool) -> None:
-        size, self.ranks = len(ranks), ranks
+    def __init__(self, memory: mmap.mmap, comm: MPICommunicator, patient: bool) -> None:
+        rank, size, self.ranks, self.is_late = comm.rank, comm.size, comm.ranks, comm.is_late
         self.counters = memoryview(memory).cast("q")
         self.mine = rank * (_LINE // 8)
         self.others = [r * (_LINE // 8) for r in range(size) if r != rank]
@@ -67,6 +68,8 @@ class _Meeting:
                 looks += 1
                 if looks > self.spins + self.yields:
                     time.sleep(50e-6)
+                    if looks % _LATE == 0:
+                        self.is_late(other // (_LINE // 8))
                 elif looks > self.spins:
                     os.sched_yield()
 
@@ -93,23 +96,25 @@ def open_window(comm: MPICommunicator, nbytes: int, patient: bool = False) -> Wi
             os.ftruncate(file, total)
     except (OSError, AttributeError) as problem:
         error = str(problem)
-    pid, theirs = comm.broadcast_object((os.getpid(), file))
-    if theirs >= 0:
-        try:
-            own = os.open(f"/proc/{pid}/fd/{theirs}", os.O_RDWR)
-            memory = mmap.mmap(own, total)
-            os.close(own)
-        except OSError as problem:
-            error = str(problem)
-    errors = [e for e in comm.all_gather_object(error) if e]
-    if file >= 0:
-        os.close(file)
+    try:
+        pid, theirs = comm.broadcast_object((os.getpid(), file))
+        if theirs >= 0:
+            try:
+                own = os.open(f"/proc/{pid}/fd/{theirs}", os.O_RDWR)
+                memory = mmap.mmap(own, total)
+                os.close(own)
+            except OSError as problem:
+                error = str(problem)
+        errors = [e for e in comm.all_gather_object(error) if e]
+    finally:
+        if file >= 0:
+            os.close(file)
     if errors or memory is None:
         if comm.rank == 0:
             print(f"dtrain: the ranks of {comm.host} cannot share memory ({errors[0]}); MPI is used", file=sys.stderr)
         return None
     whole = np.frombuffer(memory, np.uint8)
     parts = [whole[header + r * room : header + r * room + nbytes] for r in range(comm.size)]
-    meeting = _Meeting(memory, comm.rank, comm.ranks, patient)
+    meeting = _Meeting(memory, comm, patient)
     comm.waits.add(f"memory of {comm.name}", meeting)
     return Window(parts, meeting.meet)

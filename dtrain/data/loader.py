@@ -7,9 +7,10 @@ of ranks; so neither does the loader's state, which is (epoch, samples consumed 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -69,9 +70,9 @@ class DataLoader:
     ):
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
             raise TypeError(f"a dataset needs __len__ and __getitem__, {type(dataset).__name__} lacks one")
-        rank, size = (0, 1) if comm is None else (comm.rank, comm.size)
+        self._comm = SimpleNamespace(rank=0, size=1) if comm is None else comm
         if microbatches is None:
-            microbatches = getattr(comm, "microbatches", None) or size
+            microbatches = getattr(comm, "microbatches", None) or self._comm.size
         self.dataset = dataset
         self.batch_size = _whole("batch_size", batch_size, least=1)
         self.microbatches = _whole("microbatches", microbatches, least=1)
@@ -80,7 +81,8 @@ class DataLoader:
         self.seed = key.seed if seed is None else int(seed)
         self.shuffle = bool(shuffle)
         self.drop_last = bool(drop_last)
-        self.own_microbatches = microbatch_block(rank, size, microbatches)
+        self._own: Sequence[int] | None = None
+        microbatch_block(self._comm.rank, self._comm.size, microbatches)  # raises unless there are enough
         self._samples = len(dataset)
         if self._samples == 0:
             raise ValueError("the dataset is empty: there is nothing to load")
@@ -92,7 +94,7 @@ class DataLoader:
                 f"use a batch_size of at most {self._samples}, or drop_last=False"
             )
         self._check_agreement(comm)
-        if batch_size < microbatches and rank == 0:
+        if batch_size < microbatches and self._comm.rank == 0:
             print(
                 f"dtrain: batch_size {batch_size} is that of all ranks together; of a step's {microbatches} "
                 f"microbatches {microbatches - batch_size} have no samples",
@@ -124,6 +126,18 @@ class DataLoader:
                         f"{value}; give every rank the same data set and options"
                     )
 
+    @property
+    def own_microbatches(self) -> Sequence[int]:
+        """The microbatches of a step that this rank yields; others, when ranks are lost and the job goes on.
+
+        A replay sets one of them.
+        """
+        return self._own or microbatch_block(self._comm.rank, self._comm.size, self.microbatches)
+
+    @own_microbatches.setter
+    def own_microbatches(self, microbatches: Sequence[int]) -> None:
+        self._own = microbatches
+
     def __len__(self) -> int:
         """Batches that this rank yields in an epoch: its own microbatches of every step."""
         return self.steps * len(self.own_microbatches)
@@ -135,8 +149,32 @@ class DataLoader:
         self._iterator = token = object()
         return self._walk(self._epoch, self._consumed // self.batch_size, token)
 
-    def _walk(self, epoch: int, first_step: int, token: object) -> Iterator[Any]:
+    def _walk(self, epoch: int, step: int, token: object) -> Iterator[Any]:
         order = epoch_order(self.seed, epoch, self._samples, self.shuffle)
+        redone = self._redone()
+        while step < self.steps:
+            generation, own = self._generation(), self.own_microbatches
+            with closing(self._batches(order, epoch, step, own)) as batches:
+                for k, microbatch, batch in batches:
+                    step = k
+                    # Handing out a step's last microbatch consumes the step: a checkpoint written in
+                    # the loop's body, after the optimizer's step, must not repeat it.
+                    if microbatch == own[-1] and token is self._iterator:
+                        self._consumed = min((step + 1) * self.batch_size, self._samples)
+                    yield batch
+                    if self._generation() != generation:
+                        break  # to go on with this rank's new microbatches
+            if self._redone() == redone:
+                step += 1
+            else:  # the last one came to nothing
+                redone = self._redone()
+                if token is self._iterator:
+                    self._consumed = step * self.batch_size
+
+    def _batches(
+        self, order: NDArray[np.int64], epoch: int, first_step: int, own: Sequence[int]
+    ) -> Generator[tuple[int, int, Any], None, None]:
+        """(step, microbatch, batch) of these microbatches, from this step to the end of the epoch."""
 
         def load(step: int, microbatch: int) -> Any:
             samples = order[step * self.batch_size : (step + 1) * self.batch_size]
@@ -145,8 +183,8 @@ class DataLoader:
 
         def places() -> Iterator[tuple[int, Step, int]]:
             for k in range(first_step, self.steps):
-                step = Step(partial(load, k), self.own_microbatches, self.microbatches)
-                yield from ((k, step, microbatch) for microbatch in self.own_microbatches)
+                step = Step(partial(load, k), own, self.microbatches)
+                yield from ((k, step, microbatch) for microbatch in own)
 
         def get(place: tuple[int, Step, int]) -> tuple[tuple[int, Step, int], Any]:
             return place, place[1].get(place[2])
@@ -154,11 +192,13 @@ class DataLoader:
         with closing(prefetched(get, places(), self.num_workers, self.prefetch)) as batches:
             for (k, step, microbatch), batch in batches:
                 step.hand_out(microbatch)
-                # Handing out a step's last microbatch consumes the step: a checkpoint written in
-                # the loop's body, after the optimizer's step, must not repeat it.
-                if microbatch == self.own_microbatches[-1] and token is self._iterator:
-                    self._consumed = min((k + 1) * self.batch_size, self._samples)
-                yield batch
+                yield k, microbatch, batch
+
+    def _generation(self) -> int:
+        return getattr(self._comm, "generation", 0)
+
+    def _redone(self) -> int:
+        return getattr(self._comm, "redone", 0)
 
     def _load(self, samples: NDArray[np.int64], epoch: int, spare: NDArray[np.int64]) -> Any:
         """The batch of `samples`; if there are none, the batch of `spare` says the shapes."""

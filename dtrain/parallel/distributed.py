@@ -6,14 +6,14 @@ import functools
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakMethod
 
 from dtrain.autograd import backward_root, is_grad_enabled, on_backward_end
 from dtrain.backend import Array
 from dtrain.backend.random import key
-from dtrain.comm import Communicator, SingleCommunicator
+from dtrain.comm import Communicator, RankLost, SingleCommunicator
 from dtrain.data.sampler import microbatch_block
 from dtrain.nn.flat import Flat, flatten
 from dtrain.nn.module import Module
@@ -122,7 +122,9 @@ class DistributedDataParallel(Wrapper):
         self._coupled: Coupled | None = None  # in a step whose microbatches depend on each other
         self._gradients = Gradients(self._parameters, say=self.comm.rank == 0)
         self._ordered = False  # gradients lie in the order of their arrival
+        self._generation, self._stale = self.comm.generation, False
         self._phase = WeakMethod(self._where)
+        self.comm.models.add(self)
         key.move_to(0, self.block.start)
 
     @property
@@ -251,12 +253,14 @@ class DistributedDataParallel(Wrapper):
         """Before the first microbatch of a step: flat gradients as the parameters are now."""
         self.synchronized = False
         self.comm.waits.phase = self._phase
+        self._find_place()
         if self.ledger is not None and not self._waiting and self.ledger.is_due(self._step):
             after = [("parameters after the optimizer", name, p.array) for name, p in self._parameters]
             after += [("buffers", name, b.array) for name, b in self.module.named_buffers()]
-            self.ledger.compare(self._step - 1, after)
+            with suppress(RankLost):  # the end of the step takes it back
+                self.ledger.compare(self._step - 1, after)
         places = [(p._flat, p.requires_grad) for _, p in self._parameters]
-        if not self._reducers or places != self._places:
+        if not self._reducers or self._stale or places != self._places:
             self._settle_flats()
         if not self._waiting:
             self._buffers.remember()
@@ -276,7 +280,7 @@ class DistributedDataParallel(Wrapper):
             flat.is_whole() and all(id(t) in mine for t in flat.tensors) for flat in flats.values()
         ):
             flats = {id(flat): flat for flat in flatten(trained)}
-        if list(flats) != [id(r.flat) for r in self._reducers]:
+        if self._stale or list(flats) != [id(r.flat) for r in self._reducers]:
             if self._waiting:
                 raise RuntimeError(
                     f"step {self._step}: the parameters that are trained, or their groups, have changed while "
@@ -289,7 +293,7 @@ class DistributedDataParallel(Wrapper):
         for _, p in self._parameters:
             p._sink = None
         self._buffers = Buffers(self.module, self.microbatches, synced=self._may_couple is not None)
-        self._reducers = []
+        self._reducers, self._stale = [], False
         for i, flat in enumerate(flats):
             header = self._buffers.size if i == 0 else 1
             self._reducers.append(self._reducer(flat, header, last=i == len(flats) - 1))
@@ -387,17 +391,34 @@ class DistributedDataParallel(Wrapper):
         if self._postponed:
             self._buffers.go_on()
             self._waiting += 1
-        else:
-            for reducer in self._reducers:
-                reducer.wait()
-            self._finish_step()
+        elif not self._exchange():
+            return
         self._step += 1
         self.comm.waits.steps += 1
         self._done = 0
         self.synchronized = not self._postponed
         key.move_to(self._step, self.block.start)
 
-    def _finish_step(self) -> None:
+    def _exchange(self) -> bool:
+        """Whether all ranks have the sums of the step. If not, ranks were lost, and it is as if it had not begun."""
+        before = self.loss, self.stopping
+        done, orders = self.comm.attempt(self._take_sums)
+        self._find_place()
+        if not done:
+            self.loss, self.stopping = before
+            self._take_back()
+        elif orders is not None:
+            self._order_by(orders)
+        return done
+
+    def _take_sums(self) -> list[list[int]] | None:
+        for reducer in self._reducers:
+            reducer.wait()
+        return self._finish_step()
+
+    def _finish_step(self) -> list[list[int]] | None:
+        """Loss, buffers and gradients are those of the step. Returns how gradients are to lie from now on, by reducer,
+        after the first step: in the order in which they arrive, so that buckets fill early."""
         steps, self._waiting = self._waiting + 1, 0
         self.loss, self.stopping = self._buffers.put(self._reducers[0].header, steps)
         if steps > 1 and self.microbatches > 1:  # the mean over all steps has been made of them
@@ -407,16 +428,39 @@ class DistributedDataParallel(Wrapper):
         if self.ledger is not None and self.ledger.is_due(self._step + 1):
             flat = [(name, p._flat.grad.array) for name, p in self._parameters if p._sink is not None]
             self.ledger.compare(self._step, [("gradients after the reduction", *entry) for entry in flat])
-        if not self._ordered:
-            self._order_by_arrival()
+        return None if self._ordered else self.comm.broadcast_object([reducer.order for reducer in self._reducers])
 
-    def _order_by_arrival(self) -> None:
-        """After the first step: let gradients lie in the order in which they arrive, so that buckets fill early."""
+    def _order_by(self, orders: list[list[int]]) -> None:
         self._ordered = True
-        orders = self.comm.broadcast_object([reducer.order for reducer in self._reducers])
-        if all(order == sorted(order) for order in orders):
-            return
-        self._build([Flat([r.flat.tensors[i] for i in order]) for r, order in zip(self._reducers, orders, strict=True)])
+        if any(order != sorted(order) for order in orders):
+            flats = [Flat([r.flat.tensors[i] for i in order]) for r, order in zip(self._reducers, orders, strict=True)]
+            self._build(flats)
+
+    def _take_back(self) -> None:
+        """All is as before the step, which the loader hands out again. Raises RankLost where that cannot be."""
+        reason = (
+            "the gradients of the steps before it, in no_sync(), are lost too" if self._waiting
+            else "several models are trained" if len(self.comm.models) > 1
+            else "its samples do not come from a DataLoader" if self._origin is None
+            else ""
+        )  # fmt: skip
+        if reason:
+            raise RankLost(
+                f"ranks were lost in step {self._step}, and it cannot be done again: {reason}; "
+                "start the job again from a checkpoint (python -m launch --restarts)"
+            )
+        self._buffers.restore()
+        self._gradients.take_back(self._reducers)
+        self._done = 0
+        self.comm.redone += 1
+        key.begin(self._step, self.block.start)
+
+    def _find_place(self) -> None:
+        """When ranks have been lost this one has other microbatches; the next step makes other reducers."""
+        if self.comm.generation != self._generation:
+            self._generation, self._stale = self.comm.generation, True
+            self.block = microbatch_block(self.comm.rank, self.comm.size, self.microbatches)
+            self._gradients.say = self.comm.rank == 0
 
     def _where(self) -> str:
         """Where this rank is, in words; a watchdog asks from another thread."""

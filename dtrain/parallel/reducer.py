@@ -22,7 +22,7 @@ import numpy as np
 
 from dtrain.autograd import Tensor
 from dtrain.backend import Array, xp_of
-from dtrain.comm import Communicator
+from dtrain.comm import Communicator, RankLost
 from dtrain.nn.flat import Flat
 from dtrain.parallel.exchange import Exchange, open_exchange, plan_rows
 
@@ -87,6 +87,7 @@ class Reducer:
         self.last = len(self.plan) - 1
         self.requests: list[Any] = []
         self.bucket: int | None = None  # that is being summed
+        self.lost: RankLost | None = None  # why the sums will never be there
 
     def _plan(self) -> tuple[list[tuple[int, int]], int]:
         """How the rank's microbatches are added up, and in how many rows."""
@@ -101,8 +102,11 @@ class Reducer:
 
     def ready(self) -> None:
         """Afterwards no bucket's departure involves the ranks' main threads. All ranks call this."""
-        if self.exchange is None:
-            self._open_exchange()
+        try:
+            if self.exchange is None:
+                self._open_exchange()
+        except RankLost as error:  # backward goes on; the end of the step takes it back
+            self.lost = error
 
     def _open_exchange(self) -> Exchange:
         """When something is to be exchanged for the first time: there all ranks do the same in the same order."""
@@ -248,13 +252,16 @@ class Reducer:
 
     def _send(self) -> None:
         """Sum the next bucket over all ranks, on the helper thread where communication is to overlap."""
-        exchange = self.exchange or self._open_exchange()
         bucket = self.sent
         self.sent += 1
-        if self.overlap:
-            self.requests.append(self.comm.start(self._all_reduce, exchange, bucket))
-        else:
-            self._all_reduce(self.comm, exchange, bucket)
+        self.ready()
+        try:
+            if self.exchange is not None and self.overlap:
+                self.requests.append(self.comm.start(self._all_reduce, self.exchange, bucket))
+            elif self.exchange is not None:
+                self._all_reduce(self.comm, self.exchange, bucket)
+        except RankLost as error:
+            self.lost = error
 
     def _all_reduce(self, comm: Communicator, exchange: Exchange, bucket: int) -> None:
         self.bucket = bucket
@@ -275,5 +282,10 @@ class Reducer:
         requests: Sequence[Any] = self.requests
         self.requests = []
         for request in requests:
-            request.wait()
+            try:
+                request.wait()
+            except RankLost as error:  # the other requests are still to be waited for
+                self.lost = error
+        if self.lost is not None:
+            raise self.lost
         self.waiting = []

@@ -17,7 +17,7 @@ import pytest
 from launch.environment import launched_world
 from launch.runtime import find_mpirun, mpirun_family, settings
 
-__all__ = ["LAUNCHERS", "Ended", "environment", "mpirun", "needs_mpi", "run", "start"]
+__all__ = ["LAUNCHERS", "Ended", "environment", "mpirun", "needs_mpi", "needs_survival", "run", "start"]
 
 ROOT = Path(__file__).parents[2]
 LAUNCHERS = ("mpirun", "launch")
@@ -37,6 +37,17 @@ def mpirun() -> str | None:
 needs_mpi = pytest.mark.skipif(
     mpirun() is None or launched_world() is not None,
     reason="needs mpi4py and mpirun, and cannot start a job from inside a job",
+)
+
+
+def survives() -> bool:
+    """Whether this environment's mpirun lets ranks go on when others die."""
+    path = mpirun()
+    return path is not None and "(Open MPI) 5." in mpirun_family(path)[1]
+
+
+needs_survival = pytest.mark.skipif(
+    launched_world() is not None or not survives(), reason="needs Open MPI 5, and cannot start a job from inside a job"
 )
 
 

@@ -106,8 +106,20 @@ def test_open_mpi_is_told_what_it_needs(machine: Machine, capsys: pytest.Capture
     assert not {"OMPI_MCA_pml", "PRTE_MCA_rmaps_default_mapping_policy"} & set(in_slurm)
 
 
+def test_survival_needs_open_mpi_5(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.has("Open MPI", "Open MPI")
+    mpirun = str(machine.folder / "mpirun")
+    command = planned(capsys, "-n", "4", "--survive", "train.py")
+    assert command[command.index(mpirun) :][:5] == [mpirun, "--with-ft", "ulfm", "-n", "4"]
+    machine.has("MPICH", "MPICH")
+    message = refused(capsys, "-n", "4", "--survive", "train.py")
+    assert "needs mpirun of Open MPI 5" in message and "this is MPICH Version: 5.0.2; or use --restarts" in message
+    assert "ulfm" not in planned(capsys, "-n", "4", "--survive", "--restarts", "1", "train.py")
+
+
 def test_refusals(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     assert "-n must be at least 1 rank, got 0" in refused(capsys, "-n", "0", "train.py")
+    assert "--restarts must be at least 0, got -1" in refused(capsys, "-n", "2", "--restarts", "-1", "train.py")
     assert "--threads must be" in refused(capsys, "-n", "2", "--threads", "0", "train.py")
     assert "script no.py does not exist" in refused(capsys, "-n", "2", "no.py")
     assert "no module named nowhere" in refused(capsys, "-n", "2", "-m", "nowhere")

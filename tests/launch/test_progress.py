@@ -74,7 +74,7 @@ def test_other_iterables_and_other_ranks(capsys: pytest.CaptureFixture[str], mon
         for _ in Progress([1]):
             raise ValueError("from the loop")
     capsys.readouterr()
-    silent = Progress(Loader(), shown=False)
+    silent = Progress(Loader(), shown=lambda: False)
     assert list(silent) == [0, 1, 2]
     silent.set_postfix(loss=1)
     assert capsys.readouterr().err == ""
