@@ -58,6 +58,9 @@ class MPICommunicator(Communicator):
         self._note("all ranks", range(self.size))
         self._ops = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
         self._in_place = MPI.IN_PLACE
+        # Its non-blocking collectives on one thread stand still while another thread waits in a blocking one
+        # (5.0.11, between hosts): its patience is mpi_yield_when_idle, which `python -m launch` sets.
+        self._is_open_mpi = "Open MPI" in MPI.Get_library_version()
 
     def _use(self, comm: Any, twin: Any, local: Any) -> None:
         """Send by these communicators of mpi4py: the main thread's, the helper thread's, that of this host's ranks."""
@@ -156,14 +159,14 @@ class MPICommunicator(Communicator):
 
     def _all_gather(self, flat: Array, cuts: list[int]) -> None:
         with self._calls("all_gather", flat):
-            if self.patient:
+            if self.patient and not self._is_open_mpi:
                 _wait_patiently(self._comm.Iallgatherv(self._in_place, [flat, _counts(cuts)]))
             else:
                 self._comm.Allgatherv(self._in_place, [flat, _counts(cuts)])
 
     def _all_to_all(self, send: Array, send_counts: list[int], recv: Array, recv_counts: list[int]) -> None:
         with self._calls("all_to_all", send, recv):
-            if self.patient:
+            if self.patient and not self._is_open_mpi:
                 _wait_patiently(self._comm.Ialltoallv([send, send_counts], [recv, recv_counts]))
             else:
                 self._comm.Alltoallv([send, send_counts], [recv, recv_counts])

@@ -96,13 +96,13 @@ import numpy as np
 from dtrain.comm import MPICommunicator
 
 comm = MPICommunicator()
-comm.all_to_all(np.ones(1 << 23, np.uint8), [1 << 22] * 2, [1 << 22] * 2)
+comm.all_to_all(np.ones(1 << 25, np.uint8), [1 << 24] * 2, [1 << 24] * 2)
 """
     before = cluster.sent()
     done = cluster.mpirun(2, [sys.executable, "-c", script])
     assert done.returncode == 0, done.stderr
     sent = np.subtract(cluster.sent(), before)
-    assert (sent >= 1 << 22).all() and (sent < 1.05 * (1 << 22)).all(), sent
+    assert (sent >= 1 << 24).all() and (sent < 1.05 * (1 << 24)).all(), sent
 
 
 def test_links_carry_what_they_are_told(emulated_hosts: Hosts) -> None:
