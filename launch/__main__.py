@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.stdout.flush()
     if options.n == 1 and not options.restarts:
         os.execvpe(command[0], command, {**os.environ, **environment})
-    keeper = Keeper(command, {**os.environ, **environment}, ask)
+    keeper = Keeper(command, {**os.environ, **environment}, ask, survives="DTRAIN_KEEPER" in environment)
     code = keeper.keep(options.restarts)
     if keeper.asked and code not in (0, STOPPED):  # the signal has had its usual effect
         signal.signal(keeper.asked[0], signal.SIG_DFL)
@@ -130,7 +130,10 @@ def _job(options: argparse.Namespace) -> tuple[dict[str, str], list[str], signal
             f"or reinstall one of them for {sys.executable}"
         )
     ask = signal.SIGUSR1 if family == "Open MPI" else None
-    survival = ["--with-ft", "ulfm"] if survive else []
+    survival = []
+    if survive:
+        survival = ["--with-ft", "ulfm", "-x", "DTRAIN_KEEPER"]
+        environment["DTRAIN_KEEPER"] = "survive"
     return environment | settings(family), [mpirun, *survival, "-n", str(options.n), *script], ask
 
 

@@ -31,9 +31,22 @@ from dtrain.checkpoint import Stopped
 from launch.environment import may_lose_ranks
 from launch.signals import ignore_signals
 
-__all__ = ["Failure", "before_mpi", "die_with_parent", "on_exit_code", "supervise"]
+__all__ = [
+    "DONE",
+    "IS_SILENT",
+    "SPEAKS",
+    "STARTED",
+    "Failure",
+    "before_mpi",
+    "die_with_parent",
+    "on_exit_code",
+    "supervise",
+]
 
 PR_SET_PDEATHSIG = 1
+# What a rank tells its supervisor: all ranks have started; it leaves in order, and its exit code is the job's, or not.
+STARTED, SPEAKS, IS_SILENT = b"!", b"s", b"-"
+DONE = 76  # exit code, in the place of 0, of the rank that speaks for a job that may lose ranks
 FORKS = 1.0  # seconds in which a launcher makes all of its ranks
 BEFORE_MPI = 70  # exit code of a rank that failed before MPI was started, for its supervisor
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
@@ -149,21 +162,25 @@ def on_exit_code(tell: Callable[[Any], None]) -> None:
             module.exit = leave  # type: ignore[attr-defined]
 
 
-def supervise(rank: int, host: str, limit: float) -> Callable[[], None]:
+def supervise(rank: int, host: str, limit: float) -> Callable[[bytes], None]:
     """Go on as a child of this process, which stays behind only to say what signal has ended the child.
 
     By the time that mpirun looks who died it has often killed the others as well. The parent passes
     signals on, ends as the child ends, and each dies with the one above it.
 
-    The child calls the function that is returned once all ranks have started. Until then the parent ends the
+    The child calls the function that is returned with STARTED once all ranks have. Until then the parent ends the
     launcher, by SIGTERM, when `limit` seconds have passed (0: never), or when a rank of this host has died:
     a launcher that lets the others go on without it would let them wait for it in MPI_Init.
+
+    Such a launcher ends with 0 when all ranks were killed, and kills the others when one ends with another code. So
+    under `python -m launch` one rank SPEAKS at the end, after all others, and its 0 becomes DONE. The parents of the
+    others end by a signal, by which the last one learns of it.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     launcher, parent = os.getppid(), os.getpid()
     # An end of file would not do: the child's own children hold the pipe open, too.
-    started, tell = os.pipe()
+    told, tell = os.pipe()
     with warnings.catch_warnings():
         # Python 3.12 warns of forks where there are threads: BLAS has some, and prepares for forks.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -173,10 +190,10 @@ def supervise(rank: int, host: str, limit: float) -> Callable[[], None]:
         # mpirun sends signals to whole process groups: each is to come once, from the parent.
         os.setpgid(0, 0)
 
-        def has_started() -> None:
-            os.write(tell, b"!")
+        def tell_supervisor(word: bytes) -> None:
+            os.write(tell, word)
 
-        return has_started
+        return tell_supervisor
     die_with_parent(launcher)
     passed_on = set()
 
@@ -187,7 +204,7 @@ def supervise(rank: int, host: str, limit: float) -> Callable[[], None]:
 
     for number in PASSED_ON:
         signal.signal(number, pass_on)
-    if reason := _until_started(child, started, launcher, limit):
+    if reason := _until_started(child, told, launcher, limit):
         os.write(2, f"\n[rank {rank} on {host}] the job has not started: {reason}\n".encode())
         os.kill(launcher, signal.SIGTERM)
     _, status = os.waitpid(child, 0)
@@ -201,13 +218,18 @@ def supervise(rank: int, host: str, limit: float) -> Callable[[], None]:
     code = os.waitstatus_to_exitcode(status)
     if code == BEFORE_MPI:
         os.kill(os.getpid(), signal.SIGKILL)
+    if may_lose_ranks() and os.environ.get("DTRAIN_KEEPER"):
+        word = os.read(told, 2)[-1:] if select.select([told], [], [], 0)[0] else b""
+        if word == IS_SILENT:
+            os.kill(os.getpid(), signal.SIGKILL)
+        code = DONE if word == SPEAKS and code == 0 else code
     os._exit(code)
 
 
-def _until_started(child: int, started: int, launcher: int, limit: float) -> str:
-    """Returns when something has come from the pipe `started`, or why that will not be."""
+def _until_started(child: int, told: int, launcher: int, limit: float) -> str:
+    """Returns when something has come from the pipe `told`, or why that will not be."""
     began = complete = time.monotonic()
-    while not select.select([started], [], [], 0.05)[0]:
+    while not select.select([told], [], [], 0.05)[0]:
         if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return "this rank has ended" if may_lose_ranks() else ""
         now = time.monotonic()

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from dtrain.backend.random import manual_seed
 from dtrain.comm import Communicator, MPICommunicator, SingleCommunicator, SurvivingCommunicator
 from launch.environment import World, launched_world, may_lose_ranks
-from launch.failure import Failure, before_mpi, supervise
+from launch.failure import IS_SILENT, SPEAKS, STARTED, Failure, before_mpi, supervise
 from launch.memory import keep_freed_memory
 from launch.progress import Progress
 from launch.runtime import family_of, start_mpi_under_srun
@@ -68,14 +68,16 @@ class Job:
             raise ValueError(f"timeout must be a number of seconds, 0 or None for no limit, got {timeout}")
         self.seed, self.device = seed, device
         keep_freed_memory()
-        has_started: Callable[[], None] | None = None
+        tell: Callable[[bytes], None] = lambda word: None  # noqa: E731
         world = launched_world()
         if world is None or world.size == 1:
             self.comm: Communicator = SingleCommunicator()
         else:
-            has_started = supervise(world.rank, socket.gethostname(), AT_THE_START * timeout)
+            tell = supervise(world.rank, socket.gethostname(), AT_THE_START * timeout)
             before_mpi(world.rank, supervised=True)
             self.comm = _connect(world)
+            if isinstance(self.comm, SurvivingCommunicator):
+                atexit.register(_leave, self.comm, tell, os.getpid())
             # All ranks of the host have opened it by now. A job that is killed does not get to where MPICH does this.
             remove_own("mpich_shm_")
             failure = Failure(self.comm.rank, self.comm.host, self.comm.abort)
@@ -101,8 +103,7 @@ class Job:
         self.comm.settle_microbatches(self.size if microbatches is None else microbatches)
         if threads is not None and self.local_rank == 0:
             warn_if_crowded(threads, self.local_size, self._cores[self.rank], self.host)
-        if has_started is not None:
-            has_started()
+        tell(STARTED)
 
     def __repr__(self) -> str:
         return (
@@ -194,18 +195,15 @@ def _connect(world: World) -> MPICommunicator:
             f"that mpi4py has loaded ({library!r}) does not belong to that launcher. "
             f"{_what_to_write(world, library)}; to run one process, unset {world.variable}"
         )
-    if not may_lose_ranks():
-        return MPICommunicator()
-    comm = SurvivingCommunicator()
-    atexit.register(_leave, comm, os.getpid())
-    return comm
+    return SurvivingCommunicator() if may_lose_ranks() else MPICommunicator()
 
 
-def _leave(comm: SurvivingCommunicator, pid: int) -> None:
-    """What matters of MPI_Finalize: wait for the others, and tidy up."""
+def _leave(comm: SurvivingCommunicator, tell: Callable[[bytes], None], pid: int) -> None:
+    """What matters of MPI_Finalize: wait for the others, and tidy up. Rank 0 is the last to leave."""
     if os.getpid() == pid:  # not in a forked child
         comm.farewell()
         remove_own("sm_segment.")
+        tell(SPEAKS if comm.rank == 0 else IS_SILENT)
 
 
 def _what_to_write(world: World, library: str) -> str:

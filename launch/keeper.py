@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from dtrain.checkpoint import STOPPED
-from launch.failure import die_with_parent
+from launch.failure import DONE, die_with_parent
 from launch.segments import remove_orphaned
 from launch.signals import STOPPING
 
@@ -26,6 +26,7 @@ __all__ = ["Keeper"]
 
 PR_SET_CHILD_SUBREAPER = 36
 WRONG_ARGUMENTS = 2
+NOBODY_LEFT = 1  # exit code of a job that may lose ranks, and has lost those that should have finished it
 
 
 class Keeper:
@@ -33,13 +34,20 @@ class Keeper:
 
     ask: what they are passed on as; None: as they are. MPICH's mpirun sends all three to the ranks, but Open MPI's
     ends them on SIGTERM and SIGINT, and srun thinks twice: both want SIGUSR1. A second SIGINT ends the job at once.
+    survives: the launcher lets ranks die, and ends with DONE when the others have finished the job.
     When this process dies, the launcher does, and with it the ranks.
 
     Attribute `asked`: the signals that have come.
     """
 
-    def __init__(self, command: Sequence[str], environment: dict[str, str], ask: signal.Signals | None) -> None:
-        self.command, self.environment, self.ask = command, environment, ask
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: dict[str, str],
+        ask: signal.Signals | None = None,
+        survives: bool = False,
+    ) -> None:
+        self.command, self.environment, self.ask, self.survives = command, environment, ask, survives
         self.asked: list[int] = []
         self._told = 0  # how many of them the launcher knows of
         self._launcher: subprocess.Popen[bytes] | None = None
@@ -79,6 +87,11 @@ class Keeper:
         self._tell()
         code = self._launcher.wait()
         self._launcher = None
+        if self.survives and code == 0:
+            print("dtrain: the ranks that should have finished the job were killed", file=sys.stderr)
+            return NOBODY_LEFT
+        if self.survives and code == DONE:
+            return 0
         return code if code >= 0 else 128 - code
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:

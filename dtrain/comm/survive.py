@@ -63,11 +63,16 @@ class SurvivingCommunicator(MPICommunicator):
         return False, None
 
     def farewell(self) -> None:
-        """Returns when all ranks have called this, or have died: who has left counts as dead."""
+        """Returns when all ranks have called this, or have died; on rank 0, when the others have died after it."""
         with _without_losses():
             barrier = self._comm.Ibarrier()
             while not barrier.Test():
                 time.sleep(1e-3)
+        deadline = time.monotonic() + 10.0
+        while self.rank == 0 and self._comm.Get_failed().Get_size() < self.size - 1 and time.monotonic() < deadline:
+            time.sleep(1e-3)
+            with _without_losses():
+                self._comm.Iprobe()  # the news comes with messages
 
     # -- noticing --------------------------------------------------------------------------------
 

@@ -104,3 +104,24 @@ def test_elsewhere_the_job_is_restarted(before: bool, tmp_path: Path) -> None:
     assert ended.code == 0
     assert "restart 1 of 1" in ended.output and "fine on 3" in ended.output
     assert before or "RankLost" in ended.output
+
+
+END = """
+import os, signal
+import launch
+
+job = launch.Job(timeout=20.0)
+job.retry(job.comm.barrier)
+if {dies}:
+    os.kill(os.getpid(), signal.SIGKILL)
+job.print("finished by", job.rank)
+"""
+
+
+@pytest.mark.parametrize("dies, code", [("True", 1), ("job.rank == 0", 1), ("job.rank > 0", 0)])
+def test_a_job_is_done_when_rank_0_has_left_in_order(dies: str, code: int, tmp_path: Path) -> None:
+    """The launcher says 0 even if all are killed."""
+    ended = run("launch --survive", END.format(dies=dies), tmp_path)
+    assert ended.code == code
+    assert ("finished by 0" in ended.output) == (code == 0)
+    assert ("the ranks that should have finished the job were killed" in ended.output) == (code == 1)
