@@ -87,6 +87,13 @@ class SurvivingCommunicator(MPICommunicator):
             "and what is run by job.retry are: start the job again from a checkpoint (python -m launch --restarts)"
         )
 
+    def knows_of_a_loss(self, error: BaseException) -> bool:
+        """Whether an error of mpi4py comes with a death: some of Open MPI's collectives raise MPI_ERR_OTHER then."""
+        from mpi4py import MPI
+
+        comms = (self._comm, self._twin_comm)
+        return isinstance(error, MPI.Exception) and any(c.Is_revoked() or c.Get_failed().Get_size() for c in comms)
+
     def _revoke(self) -> None:
         groups = [group for group in (self, self._host_group, self._lane_group) if isinstance(group, MPICommunicator)]
         for group in groups:
@@ -219,7 +226,7 @@ class _Calls(Calls):
     def __exit__(self, kind: Any, error: BaseException | None, trace: TracebackType | None) -> None:
         super().__exit__(kind, error, trace)
         arrays, self._arrays = self._arrays, ()
-        if error is None or not is_loss(error):
+        if error is None or not (is_loss(error) or self._comm.knows_of_a_loss(error)):
             return
         self._comm._abandoned.extend(arrays)
         if self._generation != self._comm._root.generation:
