@@ -19,6 +19,7 @@ N, M, RANKS, STEPS = 30, 20, 2, 8
 HOOKS = {"fp16": 0, "PowerSGD": 1, "PowerSGD of rank 2": 2}  # columns of PowerSGD's matrices
 
 PYTORCH = """
+import os
 import sys
 import numpy as np
 import torch
@@ -50,6 +51,8 @@ for r in range(3):
         optimizer.step()
     if rank == 0:
         np.save(f"{folder}/weight{r}.npy", net.weight.detach().numpy())
+dist.barrier()
+os._exit(0)  # gloo's threads sometimes end a process with "terminate called" on the ordinary way out
 """
 
 
