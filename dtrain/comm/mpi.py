@@ -21,9 +21,10 @@ __all__ = ["MPICommunicator"]
 # Messages of more than LARGE bytes go in pieces of CHUNK bytes: at twice the rate.
 LARGE = 4 << 20
 CHUNK = 2 << 20
-# Seconds between looks at a message on the helper thread. The kernel adds its slack of 50 microseconds: 8 KB at
-# 1 Gbit/s. With pauses of 400 microseconds MPICH, which sends a long message in many pieces, took four times as long.
-PAUSE = 1e-6
+# Seconds between looks at a message that others' work is not to wait for, at most; and as a part of the time that it
+# has taken. Each look costs the main thread about 20 microseconds, and the kernel keeps what comes meanwhile.
+PAUSE = 2e-4
+PAUSE_PART = 0.25
 
 
 class MPICommunicator(Communicator):
@@ -58,9 +59,6 @@ class MPICommunicator(Communicator):
         self._note("all ranks", range(self.size))
         self._ops = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
         self._in_place = MPI.IN_PLACE
-        # Its non-blocking collectives on one thread stand still while another thread waits in a blocking one
-        # (5.0.11, between hosts): its patience is mpi_yield_when_idle, which `python -m launch` sets.
-        self._is_open_mpi = "Open MPI" in MPI.Get_library_version()
 
     def _use(self, comm: Any, twin: Any, local: Any) -> None:
         """Send by these communicators of mpi4py: the main thread's, the helper thread's, that of this host's ranks."""
@@ -159,17 +157,33 @@ class MPICommunicator(Communicator):
 
     def _all_gather(self, flat: Array, cuts: list[int]) -> None:
         with self._calls("all_gather", flat):
-            if self.patient and not self._is_open_mpi:
-                _wait_patiently(self._comm.Iallgatherv(self._in_place, [flat, _counts(cuts)]))
+            if self.patient:
+                parts = _parts(flat, _counts(cuts))
+                self._trade([parts[self.rank]] * self.size, parts)
             else:
                 self._comm.Allgatherv(self._in_place, [flat, _counts(cuts)])
 
     def _all_to_all(self, send: Array, send_counts: list[int], recv: Array, recv_counts: list[int]) -> None:
         with self._calls("all_to_all", send, recv):
-            if self.patient and not self._is_open_mpi:
-                _wait_patiently(self._comm.Ialltoallv([send, send_counts], [recv, recv_counts]))
+            if self.patient:
+                give, take = _parts(send, send_counts), _parts(recv, recv_counts)
+                take[self.rank][...] = give[self.rank]
+                self._trade(give, take)
             else:
                 self._comm.Alltoallv([send, send_counts], [recv, recv_counts])
+
+    def _trade(self, give: list[Array], take: list[Array]) -> None:
+        """give[r] goes to rank r, and take[r] comes from there; meanwhile the core is left to others.
+
+        No MPI makes progress by itself, and its own wait would take the core from the main thread. Open MPI's
+        non-blocking collectives stand still while another thread waits in a blocking one (5.0.11, between hosts).
+        """
+        others = [r for r in range(self.size) if r != self.rank]
+        requests = [self._comm.Irecv(take[r], r) for r in others if take[r].size]
+        requests += [self._comm.Isend(give[r], r) for r in others if give[r].size]
+        start = time.perf_counter()
+        while requests := [request for request in requests if not request.Test()]:
+            time.sleep(min(PAUSE, PAUSE_PART * (time.perf_counter() - start)))
 
 
 class _Twin(MPICommunicator):
@@ -198,14 +212,13 @@ def _ranks_on_this_host(comm: Any, host: str) -> Any:
     return local
 
 
-def _wait_patiently(request: Any) -> None:
-    """No MPI makes progress by itself, and its own wait would take a core from the main thread."""
-    while not request.Test():
-        time.sleep(PAUSE)
-
-
 def _counts(cuts: list[int]) -> list[int]:
     return [b - a for a, b in zip(cuts, cuts[1:], strict=False)]
+
+
+def _parts(flat: Array, counts: list[int]) -> list[Array]:
+    """The parts of these sizes, one after the other."""
+    return np.split(flat, np.cumsum(counts)[:-1])
 
 
 def _chunks(flat: Array) -> Iterator[Array]:
