@@ -122,25 +122,33 @@ class Reducer:
         """Slices of the message, and for each the number of tensors that reach into it."""
         n, size = len(self.message), self.message.dtype.itemsize
         bucket = _BUCKET * max(1, self.comm.lanes // 2)  # so that a lane's share is at least 1 MiB
-        ends = self._bucket_ends(_FIRST_BUCKET // size, bucket // size)
-        self.buckets = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
-        self.ends = ends
-        self.things = [0] * len(self.buckets)  # how many things each bucket waits for
         self.place = [
             slice(self.offset + t._flat.slice.start, self.offset + t._flat.slice.stop) for t in self.flat.tensors
         ]
         self.used_place = slice(n - len(self.flat.tensors), n)
+        ends = self.ends = self._bucket_ends(_FIRST_BUCKET // size, bucket // size)
+        self.buckets = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+        self.things = [0] * len(self.buckets)  # how many things each bucket waits for
         for where in (*self.place, slice(0, len(self.header)), self.used_place):
             for b in self._buckets_of(where):
                 self.things[b] += 1
 
     def _bucket_ends(self, first: int, size: int) -> list[int]:
-        """Where buckets end, of about `first` elements the first, of `size` the others."""
-        n = len(self.message)
-        ends = [min(n, max(first, self.offset))]
-        while ends[-1] < n:
-            ends.append(min(n, ends[-1] + size))
-        return ends
+        """Where buckets end, of about `first` elements the first, of `size` the others: behind a tensor where that
+        makes none more than twice as large, so that they do not wait for the next one's gradient."""
+        ends, start, size_now = [], 0, max(first, self.offset)
+        for place in self.place:
+            while place.stop - start > 2 * size_now:
+                start = place.start if place.start - start >= size_now // 2 else start + size_now
+                ends.append(start)
+                size_now = size
+            if place.stop - start >= size_now:
+                start = place.stop
+                ends.append(start)
+                size_now = size
+        if start == self.place[-1].stop:  # `used` comes with the last tensor
+            ends.pop()
+        return [*ends, len(self.message)]
 
     def _buckets_of(self, where: slice) -> range:
         """The buckets into which a slice of the message reaches."""
