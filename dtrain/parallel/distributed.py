@@ -273,13 +273,12 @@ class DistributedDataParallel(Wrapper):
     def _settle_flats(self) -> None:
         """Make the reducers again if parameters have moved, or others are trained than before."""
         trained = [p for _, p in self._parameters if p.requires_grad]
-        flats = {id(p._flat.flat): p._flat.flat for p in trained if p._flat is not None}
         mine = {id(p) for _, p in self._parameters}
-        # An optimizer may have put them into Flats of its own, one for each of its groups.
-        if not all(p._flat is not None for p in trained) or not all(
-            flat.is_whole() and all(id(t) in mine for t in flat.tensors) for flat in flats.values()
-        ):
-            flats = {id(flat): flat for flat in flatten(trained)}
+        # An optimizer may have put them into Flats of its own, one for each of its groups; these are kept.
+        flats = {id(p._flat.flat): p._flat.flat for p in trained if p._flat is not None}
+        flats = {i: f for i, f in flats.items() if f.is_whole() and all(id(t) in mine for t in f.tensors)}
+        apart = [p for p in trained if p._flat is None or id(p._flat.flat) not in flats]
+        flats |= {id(flat): flat for flat in flatten(apart)}
         if self._stale or list(flats) != [id(r.flat) for r in self._reducers]:
             if self._waiting:
                 raise RuntimeError(

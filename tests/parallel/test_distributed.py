@@ -560,11 +560,17 @@ def test_programs_have_the_same_bits_at_any_number_of_ranks(program: Callable[[C
         assert run_ranks(size, program) == [want] * size
 
 
-def test_groups_do_not_move_parameters_twice() -> None:
+def some_of(model: nn.Module) -> optim.Optimizer:
+    """The others get gradients, too, which nobody asks for."""
+    return optim.SGD(list(model.parameters())[2:], lr=0.1)
+
+
+@pytest.mark.parametrize("make", [weights_apart, some_of])
+def test_groups_do_not_move_parameters_twice(make: Callable[[nn.Module], optim.Optimizer]) -> None:
     """DistributedDataParallel takes over the flat buffers that the optimizer makes for its groups."""
     dtrain.manual_seed(4)
     model = dtrain.DistributedDataParallel(Watched())
-    optimizer = weights_apart(model)
+    optimizer = make(model)
     seen = []
     for step in range(4):
         model(batch(step, 0)).square().mean().backward()
