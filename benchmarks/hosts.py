@@ -3,15 +3,17 @@
     python benchmarks/hosts.py [--rate 1gbit] [--rounds 8] [--json FILE]      as root, with iproute2
 
 The hosts are emulated on this machine (tests/hosts): network namespaces joined by links of the given rate.
-Each has half of the machine's cores. One rank, of one thread, on each trains a multilayer perceptron of
-27 MiB whose backward pass takes longer than its communication. Three kinds of step take turns in the same
-processes: without communication; with it after the backward pass (overlap=False); with it during the pass
-(overlap=True).
+Each has half of the machine's cores. One rank, of one thread, on each trains networks whose backward passes take
+longer than their communication: a multilayer perceptron of 27 MiB in twelve equal layers, of which the last to be
+sent has no backward pass left to hide behind, and the ResNet-18 of workloads.py, of 43 MiB. Three kinds of step take
+turns in the same processes: without communication; with it after the backward pass (overlap=False); with it during
+the pass (overlap=True).
 
     hidden = (after - during) / (after - without)
 
 Bytes are those that a host's network device has sent, per step, beside 2 n (H - 1) / H for messages of n bytes
-and H = 2 hosts; for one and for two ranks a host. That the bits do not depend on hosts is tested in tests/hosts.
+and H = 2 hosts; with the perceptron for two ranks a host, too. That the bits do not depend on hosts is tested in
+tests/hosts.
 """
 
 from __future__ import annotations
@@ -26,10 +28,13 @@ import time
 from pathlib import Path
 
 from machine import machine, write_results
+from workloads import WORKLOADS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for tests.hosts
 
-WIDTH, LAYERS, BATCH = 768, 12, 2048
+WIDTH, LAYERS = 768, 12
+BATCH = {"mlp": (2048, WIDTH), "resnet18": (64, 3, 32, 32)}  # of a host
+CASES = [("mlp", 1), ("resnet18", 1), ("mlp", 2)]  # ranks per host
 
 
 def main() -> None:
@@ -37,25 +42,25 @@ def main() -> None:
     parser.add_argument("--rate", default="1gbit", help="of the links, as tc writes it")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=list(BATCH), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        child(options.rounds)
+        child(options.child, options.rounds)
         return
     from tests.hosts.emulated import hosts
 
     rows = []
     print(f"{machine()}; two emulated hosts, {options.rate}; medians of {options.rounds} rounds")
-    for ranks in (2, 4):
+    for name, per_host in CASES:
         with hosts(2, rate=options.rate) as cluster:
-            script = [sys.executable, __file__, "--child", "--rounds", str(options.rounds)]
-            done = cluster.mpirun(ranks, script, timeout=1200, OMP_NUM_THREADS="1")
+            script = [sys.executable, __file__, "--child", name, "--rounds", str(options.rounds)]
+            done = cluster.mpirun(2 * per_host, script, timeout=1200, OMP_NUM_THREADS="1")
         if done.returncode:
             raise RuntimeError(f"the ranks failed:\n{done.stdout}{done.stderr}")
         row = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
-        rows.append(row)
+        rows.append({"workload": name, "rate": options.rate, **row})
         print(
-            f"{ranks // 2} per host: a step takes {row['without_ms']:.0f} ms without communication, "
+            f"{name}, {per_host} per host: a step takes {row['without_ms']:.0f} ms without communication, "
             f"{row['after_ms']:.0f} with it afterwards, {row['during_ms']:.0f} during backward: "
             f"{row['hidden']:.0%} hidden; {row['sent_bytes'] / 2**20:.2f} MiB sent per host and step, "
             f"{row['of_ideal']:.3f} of the ideal",
@@ -71,7 +76,7 @@ def sent() -> int:
     return int(line.split(":")[1].split()[8])
 
 
-def child(rounds: int) -> None:
+def child(name: str, rounds: int) -> None:
     import dtrain
     import launch
     from dtrain import nn
@@ -82,6 +87,8 @@ def child(rounds: int) -> None:
     job = launch.Job(seed=0, threads=1)
 
     def network() -> nn.Module:
+        if name == "resnet18":
+            return WORKLOADS[name].make(nn)
         layers: list[nn.Module] = []
         for _ in range(LAYERS):
             layers += [nn.Linear(WIDTH, WIDTH), nn.ReLU()]
@@ -92,7 +99,8 @@ def child(rounds: int) -> None:
         "after": dtrain.DistributedDataParallel(network(), job.comm, overlap=False),
         "during": dtrain.DistributedDataParallel(network(), job.comm, overlap=True),
     }
-    x = dtrain.randn(BATCH // job.local_size, WIDTH)
+    samples, *shape = BATCH[name]
+    x = dtrain.randn(samples // job.local_size, *shape)
     times: dict[str, list[float]] = {kind: [] for kind in models}
     bytes_sent: list[int] = []
     for number in range(rounds + 2):
