@@ -164,21 +164,29 @@ class SmallExchange(Exchange):
         self.window, of_ranks, _ = _shared_rows(comm, twice, len(twice), patient=False)
         if self.window is None:
             return
-        self.copies = [of_ranks[comm.rank][turn::2] for turn in (0, 1)]
         held = [(rank, i, node) for rank, nodes in enumerate(self.held) for i, node in enumerate(nodes)]
-        self.finish = Additions([node for _, _, node in held], self.microbatches)
-        self.all_rows = [[of_ranks[rank][2 * i + turn] for rank, i, _ in held] for turn in (0, 1)]
+        finish = Additions([node for _, _, node in held], self.microbatches)
+        #: By turn: where to copy the rows, and what to add.
+        self.turns = [
+            (
+                list(zip(of_ranks[comm.rank][turn::2], rows[: self.own], strict=False)),
+                finish.calls([of_ranks[rank][2 * i + turn] for rank, i, _ in held], rows[0]),
+            )
+            for turn in (0, 1)
+        ]
         self.turn = 0
 
     def all_reduce(self, comm: Communicator, where: slice) -> None:
         assert self.window is not None
-        turn = self.turn = 1 - self.turn
-        for copy, row in zip(self.copies[turn], self.rows[: self.own], strict=False):
+        self.turn = 1 - self.turn
+        copies, additions = self.turns[self.turn]
+        for copy, row in copies:
             copy[...] = row
         self.window.meet()
-        out = self.rows[0]
-        self.finish.finish([row.copy() for row in self.all_rows[turn]], out)
+        for a, b, total in additions:
+            np.add(a, b, total)
         if self.mean_from is not None:
+            out = self.rows[0]
             self._settle(out[0])
             out[self.mean_from :] *= self.factor
 

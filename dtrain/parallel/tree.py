@@ -108,3 +108,13 @@ class Additions:
             xp_of(out).add(rows[last[0]], rows[last[1]], out=out)
         elif rows[0] is not out:
             out[...] = rows[0]
+
+    def calls(self, rows: Sequence[Array], out: Array) -> list[tuple[Array, Array, Array]]:
+        """Arguments of `add` that, one after the other, write the root into `out`, and nothing into the two or more
+        rows."""
+        left, calls = list(rows), []
+        for a, b in self.steps:
+            total = out if (a, b) == self.steps[-1] else xp_of(out).empty_like(out)
+            calls.append((left[a], left[b], total))
+            left[a] = total
+        return calls
