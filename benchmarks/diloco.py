@@ -13,17 +13,13 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hosts import sent
+from hosts import run_on_hosts, sent
 from machine import machine, write_results
 from workloads import WORKLOADS
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for tests.hosts
 
 RUNS = [("DistributedDataParallel", 1), ("DiLoCo", 10), ("DiLoCo", 50), ("local SGD", 10)]
 
@@ -38,18 +34,11 @@ def main() -> None:
     if options.child:
         child(options.child[0], int(options.child[1]), options.epochs)
         return
-    from tests.hosts.emulated import hosts
-
     rows = []
     print(f"{machine()}; two emulated hosts, {options.rate}; {options.epochs} epochs")
     print(f"{'':24} {'H':>3} {'sent, KiB/step':>14} {'ms/step':>8} {'accuracy':>8}")
     for name, every in RUNS:
-        with hosts(2, rate=options.rate) as cluster:
-            script = [sys.executable, __file__, "--epochs", str(options.epochs), "--child", name, str(every)]
-            done = cluster.mpirun(2, script, timeout=3600, OMP_NUM_THREADS="1")
-        if done.returncode:
-            raise RuntimeError(f"the ranks failed:\n{done.stdout}{done.stderr}")
-        row = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+        row = run_on_hosts(options.rate, 2, __file__, "--epochs", str(options.epochs), "--child", name, str(every))
         rows.append(row)
         print(
             f"{name:24} {every:3} {row['sent_bytes_per_step'] / 1024:14.1f} {row['step_ms']:8.1f} "

@@ -26,6 +26,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from machine import machine, write_results
 from workloads import WORKLOADS
@@ -47,17 +48,10 @@ def main() -> None:
     if options.child:
         child(options.child, options.rounds)
         return
-    from tests.hosts.emulated import hosts
-
     rows = []
     print(f"{machine()}; two emulated hosts, {options.rate}; medians of {options.rounds} rounds")
     for name, per_host in CASES:
-        with hosts(2, rate=options.rate) as cluster:
-            script = [sys.executable, __file__, "--child", name, "--rounds", str(options.rounds)]
-            done = cluster.mpirun(2 * per_host, script, timeout=1200, OMP_NUM_THREADS="1")
-        if done.returncode:
-            raise RuntimeError(f"the ranks failed:\n{done.stdout}{done.stderr}")
-        row = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+        row = run_on_hosts(options.rate, 2 * per_host, __file__, "--child", name, "--rounds", str(options.rounds))
         rows.append({"workload": name, "rate": options.rate, **row})
         print(
             f"{name}, {per_host} per host: a step takes {row['without_ms']:.0f} ms without communication, "
@@ -68,6 +62,17 @@ def main() -> None:
         )
     if options.json:
         write_results(options.json, rows)
+
+
+def run_on_hosts(rate: str, ranks: int, *program: str) -> Any:
+    """The JSON that a program prints on `ranks` ranks of two emulated hosts."""
+    from tests.hosts.emulated import hosts
+
+    with hosts(2, rate=rate) as cluster:
+        done = cluster.mpirun(ranks, [sys.executable, *program], timeout=3600, OMP_NUM_THREADS="1")
+    if done.returncode:
+        raise RuntimeError(f"the ranks failed:\n{done.stdout}{done.stderr}")
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
 
 
 def sent() -> int:

@@ -108,6 +108,7 @@ class Watchdog:
                     farewell = self._mail.farewell()
             elif reason := self._patience.exhausted(passed) or self._in_vain():
                 self._alarm(reason, answers)
+        self._read()  # MPI may complain of what nobody has received
         self._all_left.set()
 
     def _in_vain(self) -> str:

@@ -168,6 +168,24 @@ def test_the_time_limit_comes_and_the_job_is_resumed(submission: Submission) -> 
     assert {name: got[name] for name in SAME} == reference(microbatches=32)
 
 
+def test_a_cancelled_job_does_not_come_back(submission: Submission) -> None:
+    """scancel sends the SIGTERM at which a job writes a checkpoint and leaves with the code for another run."""
+    requires("MPICH")
+    cluster, folder = submission.cluster, submission.folder
+    submission.program(HELD)
+    number = submission.submit("several_nodes.sbatch", *TWO_BY_TWO)
+    cluster.wait(number, lambda job: job["JobState"] in ENDED or len([*folder.glob("held *")]) == 4)
+    cluster.run("scancel", number)
+    (folder / "go on").touch()
+    cluster.wait(number)
+    # Another job needs both nodes, and so begins when the first has left them.
+    submission.program("import launch; launch.Job()")
+    another = submission.submit("several_nodes.sbatch", *TWO_BY_TWO)
+    cluster.wait(another)
+    job = cluster.job(number)
+    assert (job["JobState"], job["Restarts"]) == ("CANCELLED", "0"), submission.log(number)
+
+
 def refusal(log: str) -> str:
     """The one error of a job whose processes are not connected."""
     (message,) = re.findall(r"^RuntimeError: (srun.* says that there are 4 ranks .*)$", log, re.MULTILINE)
