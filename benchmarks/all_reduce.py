@@ -5,9 +5,9 @@
 float32 sums of one gradient per rank. Exact: the gradients lie in memory that the ranks share and are
 summed there along the fixed tree (dtrain/parallel/exchange.py). MPI: `Allreduce` in place, of MPICH in this
 environment and of Open MPI in the one given. gloo: torch.distributed's `all_reduce`. Before each turn
-every rank writes its gradient anew, untimed, and all meet in shared memory, whatever the kind; afterwards the sum
-is checked. A turn lasts until the last rank has its result. The kinds take turns, each round in new processes; the
-table shows the median of the rounds' medians. Needs the extra `torch`.
+every rank writes its gradient anew, untimed, and all meet (in shared memory; for gloo in its barrier); afterwards
+the sum is checked. A turn lasts until the last rank has its result. The kinds take turns, each round in new
+processes; the table shows the median of the rounds' medians. Needs the extra `torch`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     python benchmarks/memory.py [--ranks 1 2 4] [--json FILE] [workload ...]
 
 Each number of ranks is one job over MPI in which DistributedDataParallel trains the workload, first with
-AdamW, then with AdamW in ZeroRedundancyOptimizer. state: MiB of state that the rank with most of it keeps.
+AdamW, then with AdamW in ZeroRedundancyOptimizer. state: MiB of state that the rank with most of it keeps (the
+file has those of every rank; in a program `optimizer.state_nbytes()` says it).
 step: milliseconds of optimizer.step(), with the gathering of the parameters; one thread per rank.
 """
 
@@ -62,8 +63,6 @@ def start_child(names: list[str], ranks: int) -> list[dict[str, Any]]:
 
 def run_child(names: list[str]) -> None:
     """Measure on this rank; rank 0 prints the rows."""
-    import numpy as np
-
     import dtrain
     import launch
     from dtrain import nn, optim
@@ -89,9 +88,8 @@ def run_child(names: list[str]) -> None:
                 optimizer.step()
                 times.append((time.perf_counter() - start) * 1e3)
                 optimizer.zero_grad()
-            most = np.array([optimizer.state_nbytes()])
-            job.comm.allreduce_(most, "max")
-            row[f"{prefix}state_mib"] = most.item() / 2**20
+            of_ranks = [nbytes / 2**20 for nbytes in job.comm.all_gather_object(optimizer.state_nbytes())]
+            row[f"{prefix}state_mib"], row[f"{prefix}state_mib_of_ranks"] = max(of_ranks), of_ranks
             row[f"{prefix}step_ms"] = statistics.median(times[2:])
         job.print(json.dumps(row))
 

@@ -8,7 +8,8 @@ of the job. When the one before has happened, and rank number "rank" (modulo the
     start        the start of the process
     step         a forward pass
     checkpoint   a checkpoint, on rank 0 and on others
-    evaluation   a forward pass of an evaluation; what comes between epochs follows soon after
+    evaluation   a forward pass of an evaluation
+    epoch        between epochs: before the first batch is loaded
 
 of this step or a later one, it is killed (signal 9) "delay" seconds later: by a process of its own, which notices
 neither what Python nor what MPI holds on to.
@@ -79,12 +80,14 @@ def main() -> None:
 
     from dtrain import DistributedDataParallel
     from dtrain.checkpoint import Checkpointer
+    from dtrain.data import DataLoader
 
     def notice(owner: type, name: str, place: str, step: Callable[[Any], int]) -> None:
         function = getattr(owner, name)
 
         def noticed(self: Any, *args: Any, **options: Any) -> Any:
-            killer.comes_to(place, step(self), self.comm.rank, self.comm.size)
+            comm = self._comm if owner is DataLoader else self.comm
+            killer.comes_to(place, step(self), comm.rank, comm.size)
             return function(self, *args, **options)
 
         setattr(owner, name, noticed)
@@ -92,6 +95,7 @@ def main() -> None:
     notice(DistributedDataParallel, "forward", "step", lambda model: model.position["steps"])
     notice(DistributedDataParallel, "_without_gradients", "evaluation", lambda model: model.position["steps"])
     notice(Checkpointer, "save", "checkpoint", lambda checkpointer: checkpointer.steps)
+    notice(DataLoader, "__iter__", "epoch", lambda loader: loader.epoch * loader.steps)
     sys.argv = sys.argv[2:]
     runpy.run_path(sys.argv[0], run_name="__main__")
 

@@ -10,10 +10,10 @@ are Pythons with such an MPI (--python; default: this one, and that of .venv-ope
     Open MPI survive    --survive --restarts: what happens in steps and evaluations is survived, the rest restarted
 
 In each job a few ranks are killed with signal 9, one after the other: at the start of the process, in a step, while a
-checkpoint is written, and in or after an evaluation. Rank, place and the time between come from the seed; what a
-rank is doing at that time does not, so two runs with one seed kill at other instructions. A job has failed unless
-it exits with 0, its sha256 is that of one undisturbed process, no process of it is left, and no segment
-in /dev/shm. Exits with 1 if one has. The results are written after every job.
+checkpoint is written, in or after an evaluation, and between epochs. Rank, place and the time between come from the
+seed; what a rank is doing at that time does not, so two runs with one seed kill at other instructions. A job has
+failed unless it exits with 0, its sha256 is that of one undisturbed process, no process of it is left, and no segment
+in /dev/shm. Exits with 1 if one has. The results are written after every job; what a failed one printed goes to stderr.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from launch.segments import NAMES, SHM
 ROOT = Path(__file__).parents[1]
 STEPS, EPOCH = 24, 10
 # How long after coming to a place the kill is: about as long as what happens there.
-PLACES = {"start": 2.5, "step": 0.04, "checkpoint": 0.03, "evaluation": 0.06}
+PLACES = {"start": 2.5, "step": 0.04, "checkpoint": 0.03, "evaluation": 0.06, "epoch": 0.02}
 LIMIT = 300  # seconds for a job
 
 

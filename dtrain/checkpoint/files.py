@@ -48,6 +48,7 @@ def prepare(directory: Path, nbytes: int) -> None:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        _to_disk(directory.parent)
         for partial in directory.glob(".*step-*"):
             if not _written_now(partial.name):
                 shutil.rmtree(partial)

@@ -35,6 +35,29 @@ def test_written_and_read(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000003"]
 
 
+def test_files_are_on_the_disk_before_their_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash of the whole machine, which no killed process shows."""
+    happened: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def sync(file: int) -> None:
+        happened.append(Path(os.readlink(f"/proc/self/fd/{file}")).name)
+        fsync(file)
+
+    def move(old: Path, new: Path) -> None:
+        happened.append(f"rename to {new.name}")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "rename", move)
+    prepare(tmp_path / "run", 1)
+    assert happened == [tmp_path.name]
+    happened.clear()
+    write(tmp_path / "run", 3, {}, ARRAYS)
+    assert happened[:2] == ["state.safetensors", "checkpoint.json"]
+    assert happened[2].startswith(".step-00000003.") and happened[3:] == ["rename to step-00000003", "run"]
+
+
 @pytest.mark.parametrize("name", ["state.safetensors", "checkpoint.json"])
 def test_every_truncation_and_every_flipped_bit_is_seen(name: str, tmp_path: Path) -> None:
     write(tmp_path, 1, {"step": 1, "M": 4}, ARRAYS)

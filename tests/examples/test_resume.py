@@ -6,8 +6,8 @@ import signal
 import subprocess
 from pathlib import Path
 
-from tests.examples.programs import EXAMPLES, result_of, run_example, write_small_data
-from tests.launch.jobs import needs_mpi, start
+from tests.examples.programs import EXAMPLES, result_in, result_of, run_example, write_small_data
+from tests.launch.jobs import needs_mpi, run, start, survives
 
 # Waits after a step, when what was due has been written: for a signal (for ever, if it is SIGKILL).
 WAITING = """
@@ -72,6 +72,43 @@ def test_killed_then_stopped_then_resumed_to_the_same_end(tmp_path: Path) -> Non
     assert end_of(resumed) == want
     ended = run_example("train.py", *kept)  # from the checkpoint of the last step
     assert "after step 24" in ended.stderr and end_of(ended) == want
+
+
+KILLED = """
+    import os, pathlib, runpy, signal, sys
+    from dtrain.checkpoint import Checkpointer
+
+    step, mark = Checkpointer.step, pathlib.Path(__file__).with_suffix(".mark")
+
+    def step_and_die(checkpoint):
+        step(checkpoint)
+        if checkpoint.steps == 15 and checkpoint.comm.rank == 0 and not mark.exists():
+            checkpoint._finish_writing()
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Checkpointer.step = step_and_die
+    sys.argv = {arguments}
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@needs_mpi
+def test_a_rank_is_lost(tmp_path: Path) -> None:
+    """The others go on where the MPI can do that; elsewhere the job goes on from its newest checkpoint, by itself."""
+    write_small_data(tmp_path)
+    options = ("--steps", "24", "--microbatches", "5", "--batch-size", "64", "--threads", "1", "--data", str(tmp_path))
+    want = end_of(run_example("train.py", *options))
+    kept = [*options, "--checkpoint-dir", str(tmp_path / "run"), "--every", "4", "--resume"]
+    script = KILLED.format(arguments=[str(EXAMPLES / "train.py"), *kept])
+    ended = run("launch --survive --restarts 1", script, tmp_path)
+    assert ended.code == 0
+    assert [result_in(ended.output)[name] for name in ("sha256", "loss", "accuracy")] == want
+    if survives():
+        assert "2 ranks go on" in ended.output and "restart 1 of 1" not in ended.output
+    else:
+        assert "restart 1 of 1" in ended.output
+        assert f"resumed from {tmp_path}/run/step-00000012, after step 12" in ended.output
 
 
 def test_an_epoch_that_has_no_step_left_is_still_evaluated(tmp_path: Path) -> None:

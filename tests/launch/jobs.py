@@ -17,7 +17,7 @@ import pytest
 from launch.environment import launched_world
 from launch.runtime import find_mpirun, mpirun_family, settings
 
-__all__ = ["LAUNCHERS", "Ended", "environment", "mpirun", "needs_mpi", "needs_survival", "run", "start"]
+__all__ = ["LAUNCHERS", "Ended", "environment", "mpirun", "needs_mpi", "needs_survival", "run", "start", "survives"]
 
 ROOT = Path(__file__).parents[2]
 LAUNCHERS = ("mpirun", "launch")

@@ -9,6 +9,7 @@ import pytest
 
 from dtrain.comm import Communicator, SingleCommunicator
 from dtrain.parallel import NaiveDistributedDataParallel, reducer
+from tests.parallel.test_distributed import gradients_of_branches
 from tests.parallel.test_no_sync import train as train_with_no_sync
 from tests.parallel.training import make_net, make_sync_net, train
 
@@ -29,6 +30,19 @@ def test_same_bits_as_one_process(
 @pytest.mark.parametrize("make", [make_net, make_sync_net])
 def test_same_bits_with_no_sync(comm: Communicator, make: Any) -> None:
     assert train_with_no_sync(comm, make=make) == train_with_no_sync(SingleCommunicator(), make=make)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_unused_shared_and_changing_parameters(comm: Communicator, overlap: bool) -> None:
+    want = gradients_of_branches(SingleCommunicator(), 6)
+    assert gradients_of_branches(comm, 6, overlap=overlap) == want
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_the_fast_mode_is_right_within_rounding(comm: Communicator, overlap: bool) -> None:
+    _, want = train(SingleCommunicator(), 4)
+    _, losses = train(comm, 4, exact=False, overlap=overlap)
+    np.testing.assert_allclose(losses, want, rtol=1e-4)
 
 
 def test_same_bits_as_the_naive_twin(comm: Communicator) -> None:

@@ -48,6 +48,51 @@ def test_same_bits_on_several_hosts(hosts: str, monkeypatch: pytest.MonkeyPatch)
         assert results == [want] * len(hosts)
 
 
+@pytest.mark.parametrize(
+    ("hosts", "microbatches", "more"), [("aabb", 4, 1), ("aabbcc", 12, 1), ("abab", 4, 1.5), ("aaabbb", 12, 1.5)]
+)
+def test_bytes_between_hosts(hosts: str, microbatches: int, more: float) -> None:
+    """Each host sends 2 n (H - 1) / H; more where its microbatches are not one subtree, but two."""
+
+    def run(comm: Communicator) -> tuple[int, int]:
+        model = dtrain.DistributedDataParallel(nn.Linear(1000, 50), comm, microbatches)
+        for _ in range(2):
+            before = comm.traffic.bytes_sent
+            for j in model.block:
+                model(dtrain.full((2, 1000), 1.0 + j)).mean().backward()
+        return comm.traffic.bytes_sent - before, model._reducers[0].message.nbytes
+
+    sent = run_ranks(len(hosts), run, hosts=hosts)
+    count = len(set(hosts))
+    for host in set(hosts):
+        of_host = sum(nbytes for rank, (nbytes, _) in enumerate(sent) if hosts[rank] == host)
+        ideal = 2 * sent[0][1] * (count - 1) / count
+        assert of_host / ideal == pytest.approx(more, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "ends"),
+    [
+        ([30, 30, 30, 30], [30, 90, 128]),  # behind tensors, though that makes them larger
+        ([300, 10], [20, 60, 100, 140, 180, 220, 300, 318]),  # a large one is cut
+        ([5, 90, 3], [20, 95, 106]),
+        ([1], [9]),
+        ([10, 0, 20], [38]),
+    ],
+)
+def test_where_buckets_end(sizes: list[int], ends: list[int]) -> None:
+    class Plain(reducer.Reducer):
+        def __init__(self) -> None:
+            self.offset, places = 0, [0]
+            for size in sizes:
+                places.append(places[-1] + size)
+            self.place = [slice(a, b) for a, b in zip(places, places[1:], strict=False)]
+            self.message = np.zeros(places[-1] + 8)
+
+    found = Plain()._bucket_ends(20, 40)
+    assert found == ends
+
+
 def test_the_fast_mode_says_so_and_is_right_within_rounding(capfd: pytest.CaptureFixture[str]) -> None:
     _, want = on_one_rank(lambda comm: train(comm, 6, dtype=np.float64))
     for hosts in (["a"] * 3, ["a", "a", "b"]):
@@ -203,6 +248,25 @@ def test_buckets_of_several_groups_leave_in_the_same_order_on_all_ranks(monkeypa
     assert run_ranks(2, lambda comm: run(comm, True)) == [want] * 2
 
 
+def gradients_of_branches(
+    comm: Communicator, microbatches: int, wrap: Any = dtrain.DistributedDataParallel, **options: Any
+) -> list[list[bytes | None]]:
+    """Of four steps: with parameters that are never used, used twice, shared, and used in some steps."""
+    dtrain.manual_seed(1)
+    model = wrap(Branches(), comm, microbatches, **options)
+    optimizer, gradients = optim.AdamW(model.parameters()), []
+    for step in range(4):
+        for j in model.block:
+            model(dtrain.full((2, 2), 1.0 + j)).square().mean().backward()
+        named = list(model.module.named_parameters())
+        unused = ["never.weight", "never.bias"] + ([] if step % 2 else ["late.weight", "late.bias"])
+        assert [name for name, p in named if p.grad is None] == unused
+        gradients.append([None if p.grad is None else p.grad.numpy().tobytes() for _, p in named])
+        optimizer.step()
+        optimizer.zero_grad()
+    return gradients
+
+
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize(("microbatches", "size"), [(6, 1), (6, 2), (6, 3), (2, 2)])
 def test_unused_shared_and_changing_parameters(
@@ -211,23 +275,8 @@ def test_unused_shared_and_changing_parameters(
     monkeypatch.setattr(reducer, "_FIRST_BUCKET", 64)
     monkeypatch.setattr(reducer, "_BUCKET", 64)
 
-    def run(comm: Communicator, wrap: Any, **options: Any) -> list[list[bytes | None]]:
-        dtrain.manual_seed(1)
-        model = wrap(Branches(), comm, microbatches, **options)
-        optimizer, gradients = optim.AdamW(model.parameters()), []
-        for step in range(4):
-            for j in model.block:
-                model(dtrain.full((2, 2), 1.0 + j)).square().mean().backward()
-            named = list(model.module.named_parameters())
-            unused = ["never.weight", "never.bias"] + ([] if step % 2 else ["late.weight", "late.bias"])
-            assert [name for name, p in named if p.grad is None] == unused
-            gradients.append([None if p.grad is None else p.grad.numpy().tobytes() for _, p in named])
-            optimizer.step()
-            optimizer.zero_grad()
-        return gradients
-
-    want = on_one_rank(lambda comm: run(comm, NaiveDistributedDataParallel))
-    assert run_ranks(size, lambda c: run(c, dtrain.DistributedDataParallel, overlap=overlap)) == [want] * size
+    want = on_one_rank(lambda comm: gradients_of_branches(comm, microbatches, NaiveDistributedDataParallel))
+    assert run_ranks(size, lambda comm: gradients_of_branches(comm, microbatches, overlap=overlap)) == [want] * size
     said = "used the parameters late.bias, late.weight, never.bias, never.weight; their grad is None"
     assert capfd.readouterr().err.count(said) == 1
 

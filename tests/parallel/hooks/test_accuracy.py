@@ -58,4 +58,4 @@ def uncompressed() -> float:
 
 @pytest.mark.parametrize("name", HOOKS)
 def test_within_one_point(name: str, uncompressed: float) -> None:
-    assert abs(accuracy(HOOKS[name]) - uncompressed) <= 0.01
+    assert accuracy(HOOKS[name]) >= uncompressed - 0.01
