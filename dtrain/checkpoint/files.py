@@ -47,8 +47,10 @@ def prepare(directory: Path, nbytes: int) -> None:
     Raises OSError that says what is wrong with the directory.
     """
     try:
+        new = [folder for folder in (directory, *directory.parents) if not folder.exists()]
         directory.mkdir(parents=True, exist_ok=True)
-        _to_disk(directory.parent)
+        for folder in new:
+            _to_disk(folder.parent)
         for partial in directory.glob(".*step-*"):
             if not _written_now(partial.name):
                 shutil.rmtree(partial)
@@ -81,10 +83,11 @@ def write(
         (partial / REST).write_text(_sealed({**content, STATE: seal}))
         _to_disk(partial / REST)
         _to_disk(partial)
-        if folder.exists():  # a damaged one that was skipped
-            _set_aside(folder)
+        old = _take_away(folder)
         os.rename(partial, folder)
         _to_disk(directory)
+        if old is not None:
+            shutil.rmtree(old)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -148,6 +151,21 @@ def _written_now(name: str) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def _take_away(folder: Path) -> Path | None:
+    """Make room for another checkpoint of this step. Where a whole one is now; None for none, or one that was damaged,
+    skipped, and is set aside."""
+    if not folder.exists():
+        return None
+    try:
+        read(folder)
+    except Damaged:
+        _set_aside(folder)
+        return None
+    old = _temporary(folder.parent, f"old-{folder.name}")
+    os.rename(folder, old)
+    return old
 
 
 def _set_aside(folder: Path) -> None:

@@ -124,6 +124,8 @@ class MPICommunicator(Communicator):
                 lane = self._comm.Split(local_rank if local_rank < self.lanes else MPI.UNDEFINED, number)
                 none = lane == MPI.COMM_NULL
                 self._lane_group = None if none else self._group(lane, f"lane {local_rank}", members, False)
+                if not none:
+                    self._lane_group.patient = True  # for all who use it: a message is sent and received in one way
         return self._lane_group
 
     def mail(self) -> Mail:

@@ -25,7 +25,7 @@ from dtrain.parallel.hooks.feedback import ErrorFeedback
 from dtrain.parallel.hooks.reducer import Hook, HookReducer
 from dtrain.parallel.ledger import Ledger
 from dtrain.parallel.pytorch import check_options
-from dtrain.parallel.reducer import Reducer
+from dtrain.parallel.reducer import Reducer, wait_for_all
 from dtrain.parallel.replicas import check_replicas
 from dtrain.parallel.wrapper import Wrapper, given
 
@@ -411,8 +411,7 @@ class DistributedDataParallel(Wrapper):
         return done
 
     def _take_sums(self) -> list[list[int]] | None:
-        for reducer in self._reducers:
-            reducer.wait()
+        wait_for_all(self._reducers)
         return self._finish_step()
 
     def _finish_step(self) -> list[list[int]] | None:

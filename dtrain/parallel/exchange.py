@@ -199,8 +199,6 @@ class HostsExchange(Exchange):
     def __init__(self, comm: Communicator, microbatches: int, rows: list[Array], mean_from: int | None) -> None:
         super().__init__(comm, microbatches, rows, mean_from)
         here, self.lane, self.lanes = comm.host_group(), comm.lane_group(), comm.lanes
-        if self.lane is not None:
-            self.lane.patient = True
         self.window, of_ranks, _ = _shared_rows(here, rows, max(block.slots for block in self.blocks), patient=True)
         if self.window is None:
             return

@@ -69,12 +69,13 @@ class Ledger:
         least, greatest = np.split(bounds, 2)
         differing = np.flatnonzero(least != ~greatest).tolist()
         if differing:
-            self._report(step, entries[differing[0]], [entries[i][1] for i in differing[1:]])
+            first, *others = differing
+            self._report(step, entries[first], int(hashes[first]), [entries[i][1] for i in others])
 
-    def _report(self, step: int, entry: tuple[str, str, Array], others: list[str]) -> None:
+    def _report(self, step: int, entry: tuple[str, str, Array], hashed: int, others: list[str]) -> None:
         phase, name, array = entry
         comm = self.comm
-        hashes = comm.all_gather_object(hash_of(array))
+        hashes = comm.all_gather_object(hashed)
         common, count = Counter(hashes).most_common(1)[0]
         majority = [r for r, h in enumerate(hashes) if h == common] if 2 * count > comm.size else []
         ranks = [r for r in range(comm.size) if r not in majority]

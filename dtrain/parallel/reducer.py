@@ -26,7 +26,7 @@ from dtrain.comm import Communicator, RankLost
 from dtrain.nn.flat import Flat
 from dtrain.parallel.exchange import Exchange, open_exchange, plan_rows
 
-__all__ = ["Reducer"]
+__all__ = ["Reducer", "wait_for_all"]
 
 # Bytes: links are fastest with messages of 1 to 4 MiB; the first is small, so that something is under way early.
 _FIRST_BUCKET = 1 << 20
@@ -286,7 +286,7 @@ class Reducer:
         return f"bucket {bucket} of {len(self.buckets)}", tensors
 
     def wait(self) -> None:
-        """Returns when all sums are there; raises what went wrong on the helper thread."""
+        """Returns when all sums are there; raises what went wrong on the helper thread. See `wait_for_all`."""
         requests: Sequence[Any] = self.requests
         self.requests = []
         for request in requests:
@@ -297,3 +297,16 @@ class Reducer:
         if self.lost is not None:
             raise self.lost
         self.waiting = []
+
+
+def wait_for_all(reducers: Sequence[Reducer]) -> None:
+    """Returns when all sums of all reducers are there. Raises RankLost, but not before the last of them has ended:
+    what goes on with ranks that are lost would disturb those that are left."""
+    lost = None
+    for reducer in reducers:
+        try:
+            reducer.wait()
+        except RankLost as error:
+            lost = error
+    if lost is not None:
+        raise lost

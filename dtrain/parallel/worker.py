@@ -96,7 +96,7 @@ def _send(workers: Workers, array: Array, owners: list[int], to: int) -> dict[in
     outgoing = [n if r == to and comm.rank in owners else 0 for r in range(comm.size)]
     incoming = [n if r in owners and comm.rank == to else 0 for r in range(comm.size)]
     received = comm.all_to_all(array[: sum(outgoing)], outgoing, incoming)
-    return dict(zip(owners, received.reshape(-1, n), strict=True)) if comm.rank == to else {}
+    return dict(zip(owners, received.reshape(len(owners), n), strict=True)) if comm.rank == to else {}
 
 
 def _as_dict(workers: Workers, small: dict[str, Any], large: list[Array]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dtrain.nn.flat import flatten
 from dtrain.nn.module import Module
 from dtrain.optim import Optimizer
 from dtrain.parallel.buffers import Buffers
-from dtrain.parallel.reducer import Reducer
+from dtrain.parallel.reducer import Reducer, wait_for_all
 from dtrain.parallel.worker import Worker, collect_states, load_state
 
 __all__ = ["Workers"]
@@ -201,6 +201,7 @@ class Workers:
         if not self.since:
             return
         self._add_differences()
+        wait_for_all(self.reducers)
         self.hold(None)
         self.loss, _ = self.buffers.put(self.reducers[0].header)
         for reducer in self.reducers:

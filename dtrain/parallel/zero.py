@@ -143,7 +143,7 @@ class _Shard(FlatState):
         self.cuts = shares(n, comm.size)
         super().__init__(flat, names, slice(self.cuts[comm.rank], self.cuts[comm.rank + 1]))
         self.most = -(-n // comm.size)
-        self.room = min(self.most, _CHUNK)
+        self.room = max(1, min(self.most, _CHUNK))
         # Two rooms, used by turns: while one is read, the other may be written.
         self.window = comm.window(2 * self.room * flat.data.itemsize) if comm.size > 1 else None
         self.rooms = [] if self.window is None else [

@@ -96,6 +96,13 @@ def test_the_last_ones_are_kept_and_damaged_ones_beyond_set_aside(tmp_path: Path
     assert read(tmp_path / "step-00000020")[0]["again"]
 
 
+def test_a_whole_one_is_replaced_by_the_next_of_its_step(tmp_path: Path) -> None:
+    for again in (False, True):
+        folder = write(tmp_path, 20, {"step": 20, "again": again}, ARRAYS)
+    assert read(folder)[0]["again"]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000020"]
+
+
 def test_what_dead_writers_left_is_removed_and_what_living_ones_write_is_not(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as living:
         host = os.uname().nodename

@@ -13,10 +13,11 @@ import pytest
 import dtrain
 from dtrain import data, nn, optim
 from dtrain.checkpoint import Checkpointer
-from dtrain.comm import Communicator, ThreadCommunicator, run_ranks
+from dtrain.comm import Communicator, RankLost, ThreadCommunicator, run_ranks
 from dtrain.nn import functional as F
-from dtrain.parallel import DiLoCo, ZeroRedundancyOptimizer
+from dtrain.parallel import DiLoCo, ZeroRedundancyOptimizer, reducer
 from tests.parallel.diloco import INNER, NESTEROV, Net, Run, batches, loss_of, train_naively
+from tests.parallel.mortal import MortalCommunicator, run_mortals
 from tests.parallel.training import fingerprint
 
 
@@ -50,6 +51,27 @@ def test_bytes_of_the_naive_version(inner: str, microbatches: int, sync_every: i
     assert np.isfinite(loss)
     for size in (p for p in (1, 2, 3, 4) if p <= microbatches):
         assert run_ranks(size, run, hosts=hosts(size)) == [(want, loss)] * size, f"{size} ranks"
+
+
+@pytest.mark.parametrize("bucket", [1 << 20, 64])
+def test_a_rank_is_lost_while_workers_meet(bucket: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are left say so, and do not go on with half of the sums."""
+    monkeypatch.setattr(reducer, "_FIRST_BUCKET", bucket)
+    monkeypatch.setattr(reducer, "_BUCKET", bucket)
+    if bucket == 64:
+        monkeypatch.setattr(MortalCommunicator, "window", lambda *args: None)
+
+    def run(comm: Communicator) -> str:
+        training = Run(comm, 3, INNER["SGD"], 2)
+        assert isinstance(comm, MortalCommunicator)
+        comm.begin_to_die()
+        training.train(batches(3, 2))
+        return training.fingerprint()
+
+    _, world = run_mortals(3, run, {})
+    for moment in range(1, world.moments[1]):
+        with pytest.raises(RankLost):
+            run_mortals(3, run, {1: moment})
 
 
 @pytest.mark.parametrize("done", [6, 4])  # steps; after an outer step, and in the middle of a round

@@ -82,6 +82,18 @@ def test_a_difference_that_is_gone_when_elements_are_read_again(monkeypatch: pyt
     assert (caught.value.ranks, caught.value.element, caught.value.values) == ([1], None, [])
 
 
+def test_a_hash_that_was_wrong_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[int] = []
+
+    def once(array: np.ndarray) -> int:
+        hashed.append(1)
+        return int(len(hashed) == 1)
+
+    monkeypatch.setattr(ledger, "hash_of", once)
+    with pytest.raises(Divergence, match="x, by its hash on rank ., but not when its elements are read again"):
+        run_ranks(3, lambda comm: Ledger(comm, 1).compare(0, [("phase", "x", np.zeros(2))]))
+
+
 def test_it_changes_nothing_and_one_rank_compares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     want = run_ranks(1, lambda comm: train(comm, 3))[0]
     assert run_ranks(3, lambda comm: train(comm, 3, ledger=1)) == [want] * 3

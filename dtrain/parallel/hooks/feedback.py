@@ -87,7 +87,7 @@ class ErrorFeedback:
                 zero = np.zeros_like(next(iter(errors.values())))
                 m = max(errors) + 1 if comm is None else self._microbatches
                 whole[name] = Tensor(np.stack([errors.get(j, zero) for j in range(m)]))
-        self._consolidated = {"iter": self.iter, "errors": whole}
+        self._consolidated = {"iter": self.iter, "errors": whole} if comm is None or comm.rank == to else None
 
     def _collect(self, comm: Communicator, name: str, to: int) -> dict[int, Array]:
         """All microbatches' errors of a parameter, on rank `to`; nothing elsewhere."""

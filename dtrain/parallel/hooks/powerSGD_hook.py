@@ -76,8 +76,8 @@ class PowerSGDState(ErrorFeedback):
 
     def consolidate_state_dict(self, to: int = 0) -> None:
         super().consolidate_state_dict(to)
-        assert self._consolidated is not None
-        self._consolidated["qs"] = {name: Tensor(q) for name, q in self._qs.items()}
+        if self._consolidated is not None:
+            self._consolidated["qs"] = {name: Tensor(q) for name, q in self._qs.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         super().load_state_dict(state_dict)

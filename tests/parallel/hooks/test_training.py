@@ -194,6 +194,9 @@ def test_state_that_cannot_go_on() -> None:
         with pytest.raises(RuntimeError, match="consolidate_state_dict.. on all ranks"):
             state.state_dict()
         state.consolidate_state_dict()
+        if comm.rank == 1:
+            with pytest.raises(RuntimeError, match="rank 1 has not got the whole TopKState"):
+                state.state_dict()
         with pytest.raises(RuntimeError, match="the state of another model"):
             state.attach(comm, 6)
         if comm.rank == 0:
