@@ -31,6 +31,8 @@ from typing import Any
 from machine import machine, write_results
 from workloads import WORKLOADS
 
+from launch.runtime import family_of
+
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for tests.hosts
 
 WIDTH, LAYERS = 768, 12
@@ -90,6 +92,7 @@ def child(name: str, rounds: int) -> None:
     host, count = int(socket.gethostname().removeprefix("host")), max(1, (os.cpu_count() or 1) // 2)
     os.sched_setaffinity(0, range((host - 1) * count % (os.cpu_count() or 1), (host - 1) * count + count))
     job = launch.Job(seed=0, threads=1)
+    from mpi4py import MPI
 
     def network() -> nn.Module:
         if name == "resnet18":
@@ -122,6 +125,7 @@ def child(name: str, rounds: int) -> None:
     without, after, during = (statistics.median(times[kind]) for kind in ("without", "after", "during"))
     ideal = 4 * sum(p.numel() for p in network().parameters())  # 2 n (H - 1) / H with H = 2
     result = {
+        "mpi": family_of(MPI.Get_library_version()),
         "ranks_per_host": job.local_size,
         "without_ms": without,
         "after_ms": after,
