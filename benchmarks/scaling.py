@@ -57,7 +57,7 @@ def main() -> None:
             ]
             print(f"{name:9} {LIBRARIES[library]:8} {' '.join(shown)}", flush=True)
         ours, theirs = (found[library] for library in LIBRARIES)
-        ratios = {way: ours[f"{way}_ms"] / theirs[f"{way}_ms"] for way in WAYS}
+        ratios = {f"{way}_ratio": ours[f"{way}_ms"] / theirs[f"{way}_ms"] for way in WAYS}
         rows.append({"workload": name, "library": "dtrain / torch", "ranks": options.ranks, **ratios})
         print(f"{'':9} {'ratio':8} {' '.join(f'{r:8.2f}' for r in ratios.values())}", flush=True)
     if options.json:
