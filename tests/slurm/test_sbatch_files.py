@@ -30,7 +30,7 @@ KNOWN = {
 
 def test_all_are_here() -> None:
     names = [file.name for file in FILES]
-    assert names == ["gpus.sbatch", "one_node.sbatch", "several_nodes.sbatch"]
+    assert names == ["gpus.sbatch", "one_node.sbatch", "openmpi.sbatch", "several_nodes.sbatch"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -55,11 +55,15 @@ def test_sbatch_file(file: Path) -> None:
     commands = [i for i, line in enumerate(lines) if line and not line.startswith("#")]
     assert max(i for i, line in enumerate(lines) if line.startswith("#SBATCH")) < commands[0]
 
-    (srun,) = re.findall(r"^srun (?:.*\\\n)*.*$", text, re.MULTILINE)
-    words = shlex.split(srun)
-    assert {"--mpi=pmi2", "--kill-on-bad-exit=1"} <= set(words)
-    program = words[words.index("python") :]
-    assert program[1] == "examples/train.py"
+    (start,) = re.findall(r"^(?:srun|python -m launch) (?:.*\\\n)*.*$", text, re.MULTILINE)
+    words = shlex.split(start)
+    program = words[words.index("examples/train.py") :]
+    if file.name == "openmpi.sbatch":
+        assert words[:5] == ["python", "-m", "launch", "-n", "$SLURM_NTASKS"]
+        assert options["signal"] == "B:USR1@120"
+    else:
+        assert {"--mpi=pmi2", "--kill-on-bad-exit=1"} <= set(words)
+        assert options["signal"] == "USR1@120"
     if "--microbatches" in program:
         assert int(program[program.index("--microbatches") + 1]) >= int(options["ntasks"])
     else:  # the example's default
@@ -71,12 +75,17 @@ def test_sbatch_file(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 @pytest.mark.parametrize(("code", "requeued"), [(0, ""), (STOPPED, "requeue 42\n"), (1, ""), (137, "")])
 def test_a_stopped_job_is_queued_again(file: Path, code: int, requeued: str, tmp_path: Path) -> None:
-    """Run by bash, with an srun that ends with this code and an scontrol that says what it is asked for."""
-    for name, text in (("srun", f"exit {code}"), ("scontrol", 'echo "$@"')):
+    """Run by bash, with a launcher that ends with this code and an scontrol that says what it is asked for."""
+    for name, text in (("srun", f"exit {code}"), ("python", f"exit {code}"), ("scontrol", 'echo "$@"')):
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     script = re.sub(r"^source .*$", "", file.read_text(), flags=re.MULTILINE)
-    variables = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "42", "SLURM_CPUS_PER_TASK": "1"}
+    variables = {
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "SLURM_JOB_ID": "42",
+        "SLURM_CPUS_PER_TASK": "1",
+        "SLURM_NTASKS": "2",
+    }
     variables["PATH"] = f"{tmp_path}:/usr/bin:/bin"
     done = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (code, requeued, "")

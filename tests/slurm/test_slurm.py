@@ -51,6 +51,8 @@ class Submission:
         mpirun = ("OMPI_MCA_", "PRTE_MCA_")  # what mpirun is told where there is no Slurm
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith(mpirun)}
         self.environment |= {"PYTHONPATH": str(ROOT), "DTRAIN_DATA": str(folder)}
+        # Of each host its own: mpirun's daemons leave files named after their numbers, which are few here.
+        self.environment |= {"TMPDIR": "/dev/shm"}
         self.environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         (folder / "examples").mkdir()
         (folder / "examples" / "train.py").symlink_to(EXAMPLES / "train.py")
@@ -103,13 +105,13 @@ def reference(microbatches: int) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     ("name", "options", "microbatches"),
-    [("one_node.sbatch", (), 4), ("several_nodes.sbatch", TWO_BY_TWO, 32)],
-    ids=["one node", "several nodes"],
+    [("one_node.sbatch", (), 4), ("several_nodes.sbatch", TWO_BY_TWO, 32), ("openmpi.sbatch", TWO_BY_TWO, 32)],
+    ids=["one node", "several nodes", "Open MPI"],
 )
 def test_a_job_gives_the_bits_of_mpirun(
     name: str, options: tuple[str, ...], microbatches: int, submission: Submission
 ) -> None:
-    requires("MPICH")
+    requires("Open MPI" if name == "openmpi.sbatch" else "MPICH")
     number = submission.submit(name, *options)
     job = submission.cluster.wait(number)
     log = submission.log(number)
@@ -123,6 +125,17 @@ def test_a_job_gives_the_bits_of_mpirun(
 def test_the_file_for_gpus_is_accepted(cluster: Slurm, submission: Submission) -> None:
     """By a cluster whose nodes say that they have GPUs; nothing is run."""
     submission.submit("gpus.sbatch", "--test-only")
+
+
+def several_nodes() -> str:
+    """The file for this environment's MPI."""
+    return "openmpi.sbatch" if mpi() == "Open MPI" else "several_nodes.sbatch"
+
+
+def in_place_of_srun(launcher: str) -> tuple[str, str]:
+    """What starts the ranks of several_nodes.sbatch, and what is to start them instead."""
+    srun = (ROOT / "slurm" / "several_nodes.sbatch").read_text().partition("\nsrun ")[2].partition(" python ")[0]
+    return f"srun {srun} python", launcher
 
 
 # The project's train.py, but in the first run each rank says that it has done 7 steps, and goes on
@@ -148,10 +161,9 @@ runpy.run_path("{EXAMPLES / "train.py"}", run_name="__main__")
 
 def test_the_time_limit_comes_and_the_job_is_resumed(submission: Submission) -> None:
     """Slurm's own warning before the limit, a checkpoint, `scontrol requeue`, and the bits of the undisturbed run."""
-    requires("MPICH")
     cluster, folder = submission.cluster, submission.folder
     submission.program(HELD)
-    number = submission.submit("several_nodes.sbatch", *TWO_BY_TWO)
+    number = submission.submit(several_nodes(), *TWO_BY_TWO)
     cluster.wait(number, lambda job: job["JobState"] in ENDED or len([*folder.glob("held *")]) == 4)
     # The file asks for a warning 120 s before the limit: make it due now. Slurm looks every 30 s.
     hours, minutes, seconds = map(int, cluster.job(number)["RunTime"].split(":"))
@@ -170,17 +182,16 @@ def test_the_time_limit_comes_and_the_job_is_resumed(submission: Submission) -> 
 
 def test_a_cancelled_job_does_not_come_back(submission: Submission) -> None:
     """scancel sends the SIGTERM at which a job writes a checkpoint and leaves with the code for another run."""
-    requires("MPICH")
     cluster, folder = submission.cluster, submission.folder
     submission.program(HELD)
-    number = submission.submit("several_nodes.sbatch", *TWO_BY_TWO)
+    number = submission.submit(several_nodes(), *TWO_BY_TWO)
     cluster.wait(number, lambda job: job["JobState"] in ENDED or len([*folder.glob("held *")]) == 4)
     cluster.run("scancel", number)
     (folder / "go on").touch()
     cluster.wait(number)
     # Another job needs both nodes, and so begins when the first has left them.
     submission.program("import launch; launch.Job()")
-    another = submission.submit("several_nodes.sbatch", *TWO_BY_TWO)
+    another = submission.submit(several_nodes(), *TWO_BY_TWO)
     cluster.wait(another)
     job = cluster.job(number)
     assert (job["JobState"], job["Restarts"]) == ("CANCELLED", "0"), submission.log(number)
@@ -214,8 +225,7 @@ def test_srun_is_refused_by_open_mpi(submission: Submission) -> None:
 def test_other_launchers_in_an_allocation(launcher: str, submission: Submission) -> None:
     """What the refusals say to write works."""
     submission.program("import launch; job = launch.Job(); print(job.comm.all_gather_object(job.host))")
-    srun = (ROOT / "slurm" / "several_nodes.sbatch").read_text().partition("\nsrun ")[2].partition(" python ")[0]
-    replace = (f"srun {srun} python", f"{launcher} -n 4" + (" python" if "mpirun" in launcher else ""))
+    replace = in_place_of_srun(f"{launcher} -n 4" + (" python" if "mpirun" in launcher else ""))
     number = submission.submit("several_nodes.sbatch", *TWO_BY_TWO, replace=replace)
     job = submission.cluster.wait(number)
     log = submission.log(number)
