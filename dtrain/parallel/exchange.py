@@ -107,7 +107,8 @@ class MessageExchange(Exchange):
 
 
 class SharedExchange(Exchange):
-    """The ranks of one host, in memory that they share: nothing is packed, sent or copied twice."""
+    """The ranks of one host, in memory that they share: nothing is packed or sent. Each writes its share of the result
+    into everybody's rows, so that what a rank does to its gradients afterwards is its own affair."""
 
     at_once = True
 
