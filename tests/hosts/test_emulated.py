@@ -15,9 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dtrain.comm import SingleCommunicator
 from tests.examples.programs import EXAMPLES, result_of, run_example, write_small_data
 from tests.hosts.emulated import Cluster
-from tests.launch.jobs import ROOT, environment, needs_mpi
+from tests.launch.jobs import ROOT, environment, needs_mpi, needs_survival
+from tests.launch.test_survive import TRAINING as MORTAL_TRAINING
+from tests.parallel.training import train
 
 Hosts = Callable[..., Cluster]
 
@@ -86,6 +89,20 @@ def test_what_ranks_of_one_host_pass_passes_on_two(ranks: int, emulated_hosts: H
     tests = [sys.executable, "-m", "pytest", str(ROOT / "tests/mpi")]
     done = emulated_hosts(2).mpirun(ranks, tests, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_survival
+@pytest.mark.parametrize("deaths", [{0: 1}, {1: 2, 2: 2}, {2: 2, 3: 2}], ids=["rank 0", "one of each", "a whole host"])
+def test_the_survivors_of_two_hosts_end_with_the_bits_of_all(
+    deaths: dict[int, int], emulated_hosts: Hosts, tmp_path: Path
+) -> None:
+    """They die in a backward pass whose first buckets are on their way."""
+    (tmp_path / "script.py").write_text(MORTAL_TRAINING.format(deaths=deaths, overlap=True))
+    mpirun = ["--with-ft", "ulfm", sys.executable, str(tmp_path / "script.py")]
+    done = emulated_hosts(2).mpirun(4, mpirun)
+    assert done.returncode == 0, done.stdout + done.stderr
+    sha256, losses = train(SingleCommunicator(), 5)
+    assert f"{sha256} after {len(losses)} steps on {4 - len(deaths)} ranks" in done.stdout
 
 
 @needs_mpi
