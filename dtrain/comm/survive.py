@@ -28,6 +28,7 @@ __all__ = ["SurvivingCommunicator"]
 
 T = TypeVar("T")
 
+NEWS = 1.0  # seconds until the news of a death has come, at most
 MADE, DONE = 2, 1  # bits of what a rank says after shrinking: it has new communicators; it has done what was attempted
 
 
@@ -88,11 +89,21 @@ class SurvivingCommunicator(MPICommunicator):
         )
 
     def knows_of_a_loss(self, error: BaseException) -> bool:
-        """Whether an error of mpi4py comes with a death: some of Open MPI's collectives raise MPI_ERR_OTHER then."""
+        """Whether an error in a collective comes with a death: some of Open MPI's raise MPI_ERR_OTHER then, and some
+        succeed with what nobody has sent, which mpi4py cannot unpickle or find memory for."""
         from mpi4py import MPI
 
         comms = (self._comm, self._twin_comm)
-        return isinstance(error, MPI.Exception) and any(c.Is_revoked() or c.Get_failed().Get_size() for c in comms)
+        deadline = time.monotonic() + (
+            NEWS if isinstance(error, Exception) and not isinstance(error, MPI.Exception) else 0
+        )
+        while not any(c.Is_revoked() or c.Get_failed().Get_size() for c in comms):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(1e-3)
+            with _without_losses():
+                self._comm.Iprobe()  # the news comes with messages
+        return isinstance(error, Exception)
 
     def _revoke(self) -> None:
         groups = [group for group in (self, self._host_group, self._lane_group) if isinstance(group, MPICommunicator)]
