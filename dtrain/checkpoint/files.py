@@ -154,8 +154,8 @@ def _written_now(name: str) -> bool:
 
 
 def _take_away(folder: Path) -> Path | None:
-    """Make room for another checkpoint of this step. Where a whole one is now; None for none, or one that was damaged,
-    skipped, and is set aside."""
+    """Make room for another checkpoint of this step. Returns where a whole one is now, to be removed when that is
+    written; one that is damaged has been skipped before, and is set aside."""
     if not folder.exists():
         return None
     try:

@@ -93,17 +93,17 @@ class SurvivingCommunicator(MPICommunicator):
         succeed with what nobody has sent, which mpi4py cannot unpickle or find memory for."""
         from mpi4py import MPI
 
+        if not isinstance(error, Exception):
+            return False
         comms = (self._comm, self._twin_comm)
-        deadline = time.monotonic() + (
-            NEWS if isinstance(error, Exception) and not isinstance(error, MPI.Exception) else 0
-        )
+        deadline = time.monotonic() + (0.0 if isinstance(error, MPI.Exception) else NEWS)
         while not any(c.Is_revoked() or c.Get_failed().Get_size() for c in comms):
             if time.monotonic() >= deadline:
                 return False
             time.sleep(1e-3)
             with _without_losses():
                 self._comm.Iprobe()  # the news comes with messages
-        return isinstance(error, Exception)
+        return True
 
     def _revoke(self) -> None:
         groups = [group for group in (self, self._host_group, self._lane_group) if isinstance(group, MPICommunicator)]
