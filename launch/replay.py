@@ -1,8 +1,9 @@
 """python -m launch replay CAPSULE [--microbatch J] [--pdb]
 
-Runs the script of a failed job in one process, from the beginning of the step that failed, and stops after it. The
-capsule is the folder that the failing rank has named. Exit code 0: the same error has come, or where there was none
-to come (ranks had different gradients), the same gradients; 1: another outcome, and 2: there is no such capsule.
+Runs the script of a failed job in one process, from the beginning of the step that failed, and stops after it; where
+ranks had different parameters after a step, from the newest checkpoint before to that place. The capsule is the
+folder that the failing rank has named. Exit code 0: the same error has come, or where there was none to come (ranks
+differed), the same gradients or parameters; 1: another outcome, and 2: there is no such capsule.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import dtrain.checkpoint
-from dtrain.checkpoint.capsule import error_text, gradient_hash
+from dtrain.checkpoint.capsule import error_text, gradient_hash, state_hash
 from dtrain.checkpoint.files import Damaged, read
 from launch.job import Job
 
@@ -26,7 +27,7 @@ __all__ = ["replay"]
 
 
 class Over(BaseException):
-    """The step is done; holds the hash of its gradients."""
+    """The step is done; holds the hash of its gradients, or of the parameters after it."""
 
 
 def replay(arguments: Sequence[str]) -> NoReturn:
@@ -42,9 +43,18 @@ def replay(arguments: Sequence[str]) -> NoReturn:
     except (Damaged, KeyError) as error:
         print(f"python -m launch replay: {options.capsule} is no whole capsule: {error}", file=sys.stderr)
         sys.exit(2)
-    where = f"step {content['step']}, " + (
-        "all microbatches" if options.microbatch is None else f"microbatch {options.microbatch}"
-    )
+    first, until = content["step"], failure["until"]
+    if until is not None and options.microbatch is not None:
+        print(
+            "python -m launch replay: the capsule is of several steps, which run whole: no --microbatch",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    where = (
+        f"steps {first} to {until - 1}" if until is not None
+        else f"step {first}, all microbatches" if options.microbatch is None
+        else f"step {first}, microbatch {options.microbatch}"
+    )  # fmt: skip
     print(f"dtrain: replays {where}; on rank {failure['rank']} came {failure['error']}", file=sys.stderr, flush=True)
     capsule = options.capsule.absolute()
     _prepare(capsule, content, blob, options.microbatch)
@@ -53,8 +63,9 @@ def replay(arguments: Sequence[str]) -> NoReturn:
         _run(failure)
         outcome, same = "the script ended before the step was done", False
     except Over as over:
-        same = options.microbatch is None and over.args == (failure["gradients"],)
-        outcome = "the step has no error, and " + ("the same gradients" if same else "other gradients")
+        same = options.microbatch is None and over.args == (failure["hash"],)
+        what = "gradients" if until is None else "parameters"
+        outcome = f"no error, and {'the same' if same else 'other'} {what}"
         if options.microbatch is not None:
             outcome = f"microbatch {options.microbatch} has no error"
     except Exception as error:
@@ -84,10 +95,12 @@ def _prepare(capsule: Path, content: dict[str, Any], blob: bytes, microbatch: in
         for loader in loaders if microbatch is not None else ():
             loader.own_microbatches = [microbatch]
 
-        def over() -> None:
-            raise Over(gradient_hash(model))
+        until = content["failure"]["until"]
 
-        model.replay(microbatch, over)
+        def over() -> None:
+            raise Over(gradient_hash(model) if until is None else state_hash(model))
+
+        model.replay(microbatch, over, until)
 
     Job.__init__ = job  # type: ignore[method-assign]
     dtrain.checkpoint.Checkpointer.__init__ = checkpointer  # type: ignore[method-assign]

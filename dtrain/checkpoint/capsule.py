@@ -1,4 +1,7 @@
-"""A capsule: a checkpoint of the beginning of a step that failed, and what happened in it."""
+"""A capsule: a checkpoint of the beginning of a step that failed, and what happened in it.
+
+Where the parameters of ranks differ after a step, its beginning is gone. Then the checkpoint is the newest one before,
+and the steps from there until the difference was found are run again."""
 
 from __future__ import annotations
 
@@ -11,13 +14,13 @@ from typing import Any
 from dtrain.backend import to_numpy
 from dtrain.parallel import DistributedDataParallel
 
-__all__ = ["describe_failure", "error_text", "gradient_hash"]
+__all__ = ["describe_failure", "error_text", "gradient_hash", "state_hash"]
 
 
 def describe_failure(
-    error: Exception, name: str, model: DistributedDataParallel, microbatch: int, rank: int
+    error: Exception, name: str, model: DistributedDataParallel, microbatch: int | None, rank: int
 ) -> dict[str, Any]:
-    """What a replay runs, and what has to come out."""
+    """What a replay runs, and what has to come out. microbatch: None where it comes out between two steps."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return {
         "command": [os.path.abspath(sys.argv[0]), *sys.argv[1:]],
@@ -27,7 +30,8 @@ def describe_failure(
         "rank": rank,
         "microbatch": microbatch,
         "error": error_text(error),
-        "gradients": gradient_hash(model),
+        "until": model.position["steps"] if microbatch is None else None,
+        "hash": state_hash(model) if microbatch is None else gradient_hash(model),
     }
 
 
@@ -43,4 +47,12 @@ def gradient_hash(model: DistributedDataParallel) -> str:
     for name, p in model.module.named_parameters():
         if p._flat is not None:
             digest.update(name.encode() + to_numpy(p._flat.grad.array).tobytes())
+    return digest.hexdigest()
+
+
+def state_hash(model: DistributedDataParallel) -> str:
+    """sha256 of the parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode() + to_numpy(value.array).tobytes())
     return digest.hexdigest()

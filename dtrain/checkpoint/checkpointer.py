@@ -9,6 +9,7 @@ import platform
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from dtrain.checkpoint.state import pack, unpack
 from dtrain.comm import Communicator, RankLost, Request
 from dtrain.data import DataLoader
 from dtrain.nn import Module
-from dtrain.parallel import DistributedDataParallel
+from dtrain.parallel import DistributedDataParallel, Divergence
 
 __all__ = ["STOPPED", "Checkpointer", "Stopped"]
 
@@ -335,11 +336,27 @@ class Checkpointer:
             content["objects"].update(self._loaders)
             content["random"] |= {"step": model.position["steps"], "calls": 0, "calls_without_grad": 0}
             content["failure"] = describe_failure(error, name, model, microbatch, self.comm.rank)
-            prefix = f"capsule-rank-{self.comm.rank}-"
-            folder = write(self.directory or Path.cwd(), self.steps, content, arrays, prefix)
-            text = f"dtrain: to replay this step in one process: python -m launch replay {folder}"
-            print(text, file=sys.stderr, flush=True)
+            self._write_capsule(content, arrays)
             return
+        if isinstance(error, Divergence) and self.directory is not None:
+            name, model = next((n, model) for n, model in models.items() if model.ledger is not None)
+            content, blob = self._newest_before(self.steps)
+            content["failure"] = describe_failure(error, name, model, None, self.comm.rank)
+            self._write_capsule(content, load_arrays(blob))
+
+    def _newest_before(self, step: int) -> tuple[dict[str, Any], bytes]:
+        """The newest whole checkpoint of fewer steps. Raises FileNotFoundError where there is none."""
+        assert self.directory is not None
+        for _, folder in [c for c in checkpoints(self.directory) if c[0] < step]:
+            with suppress(Damaged):  # resume names them
+                return read(folder)
+        raise FileNotFoundError(f"{self.directory} holds no whole checkpoint of fewer than {step} steps to begin from")
+
+    def _write_capsule(self, content: dict[str, Any], arrays: dict[str, Array]) -> None:
+        prefix = f"capsule-rank-{self.comm.rank}-"
+        folder = write(self.directory or Path.cwd(), self.steps, content, arrays, prefix)
+        text = f"dtrain: to replay this step in one process: python -m launch replay {folder}"
+        print(text, file=sys.stderr, flush=True)
 
     # -- ranks -----------------------------------------------------------------------------------
 

@@ -157,11 +157,22 @@ class DistributedDataParallel(Wrapper):
         self._buffers.restore()
         return min(self.block.start + self._done, self.block.stop - 1)
 
-    def replay(self, microbatch: int | None, over: Callable[[], None]) -> None:
-        """Call `over` when the step that comes has its gradients; or run one microbatch of it alone, and call it then.
+    def replay(self, microbatch: int | None, over: Callable[[], None], until: int | None = None) -> None:
+        """Call `over` when the step that comes has its gradients; or run one microbatch of it alone, and call it then;
+        or call it where step `until` begins.
 
         Raises ValueError for a microbatch that is not this rank's, or depends on the others (SyncBatchNorm).
         """
+        if until is not None:
+            begin = self._begin_step
+
+            def begin_or_end() -> None:
+                if self._step == until:
+                    over()
+                begin()
+
+            self._begin_step = begin_or_end  # type: ignore[method-assign]
+            return
         if microbatch is None:
             finish = self._finish_step
             self._finish_step = lambda: (finish(), over())[0]  # type: ignore[method-assign, func-returns-value]

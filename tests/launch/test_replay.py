@@ -36,7 +36,11 @@ def corrupt(reducers, step):
     give(reducers, step)
     if job.rank == 1 and step == 7:
         net[0].bias.grad.array[3] += 1
-model._gradients.give = corrupt if {corrupt} else give
+model._gradients.give = corrupt if {corrupt} == "gradients" else give
+
+def flip():
+    if {corrupt} == "parameters" and job.rank == 1 and model.position["steps"] == 8:
+        net[0].bias.array[3] += 1
 
 for epoch in range(3):
     for x, y in job.progress(loader):
@@ -46,6 +50,7 @@ for epoch in range(3):
         loss.backward()
         if model.synchronized:
             optimizer.step()
+            flip()
             optimizer.zero_grad()
             checkpoint.step()
 """
@@ -53,7 +58,7 @@ for epoch in range(3):
 
 def failed(folder: Path, launcher: str, ranks: int, **faults: object) -> list[Path]:
     """Run the job; the capsules that it says it has left."""
-    options = {"label": "i % 5", "directory": str(folder / "run"), "corrupt": False, "condition": "False"}
+    options = {"label": "i % 5", "directory": str(folder / "run"), "corrupt": None, "condition": "False"}
     script = TRAINING.format(**{**options, "fault": "pass", **faults})
     ended = run(launcher, script, folder, ranks)
     assert ended.code != 0
@@ -102,12 +107,17 @@ def test_a_loss_that_is_nan_and_a_bad_label(tmp_path: Path) -> None:
 
 
 @needs_mpi
-def test_gradients_that_differ_between_ranks(tmp_path: Path) -> None:
-    """One process has nothing to compare with, but the gradients of the rank that was right."""
-    capsules = failed(tmp_path, "mpirun", 2, corrupt=True)
-    (right,) = [capsule for capsule in capsules if "rank-0" in capsule.name]
-    code, output = replay(right)
-    assert code == 0 and "came Divergence" in output and "no error, and the same gradients" in output, output
+@pytest.mark.parametrize(("corrupt", "steps"), [("gradients", "step 7, all"), ("parameters", "steps 6 to 7")])
+def test_what_differs_between_ranks(corrupt: str, steps: str, tmp_path: Path) -> None:
+    """One process has nothing to compare with, but what the rank had that was right, and the one that was wrong."""
+    capsules = failed(tmp_path, "mpirun", 2, corrupt=repr(corrupt))
+    assert capsules
+    for capsule in capsules:
+        right = "rank-0" in capsule.name
+        code, output = replay(capsule)
+        assert code == (0 if right else 1), output
+        assert f"replays {steps}" in output and "came Divergence" in output
+        assert f"no error, and {'the same' if right else 'other'} {corrupt}" in output, output
 
 
 def test_no_capsule_between_steps_and_no_replay_without_one(tmp_path: Path) -> None:
