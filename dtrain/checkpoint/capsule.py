@@ -9,12 +9,15 @@ import hashlib
 import os
 import re
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from dtrain.backend import to_numpy
+from dtrain.checkpoint.files import Damaged, checkpoints, read
 from dtrain.parallel import DistributedDataParallel
 
-__all__ = ["describe_failure", "error_text", "gradient_hash", "state_hash"]
+__all__ = ["describe_failure", "error_text", "gradient_hash", "newest_before", "state_hash"]
 
 
 def describe_failure(
@@ -56,3 +59,11 @@ def state_hash(model: DistributedDataParallel) -> str:
     for name, value in model.state_dict().items():
         digest.update(name.encode() + to_numpy(value.array).tobytes())
     return digest.hexdigest()
+
+
+def newest_before(directory: Path, step: int) -> tuple[dict[str, Any], bytes]:
+    """The newest whole checkpoint of fewer steps, as `read` gives it. Raises FileNotFoundError where there is none."""
+    for _, folder in [c for c in checkpoints(directory) if c[0] < step]:
+        with suppress(Damaged):  # resume names them
+            return read(folder)
+    raise FileNotFoundError(f"{directory} holds no whole checkpoint of fewer than {step} steps to begin from")

@@ -9,7 +9,6 @@ import platform
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +18,7 @@ from threadpoolctl import threadpool_info
 
 from dtrain.backend import Array
 from dtrain.backend.random import key
-from dtrain.checkpoint.capsule import describe_failure
+from dtrain.checkpoint.capsule import describe_failure, newest_before
 from dtrain.checkpoint.files import Damaged, checkpoints, prepare, prune, read, write
 from dtrain.checkpoint.state import pack, unpack
 from dtrain.comm import Communicator, RankLost, Request
@@ -340,17 +339,9 @@ class Checkpointer:
             return
         if isinstance(error, Divergence) and self.directory is not None:
             name, model = next((n, model) for n, model in models.items() if model.ledger is not None)
-            content, blob = self._newest_before(self.steps)
+            content, blob = newest_before(self.directory, self.steps)
             content["failure"] = describe_failure(error, name, model, None, self.comm.rank)
             self._write_capsule(content, load_arrays(blob))
-
-    def _newest_before(self, step: int) -> tuple[dict[str, Any], bytes]:
-        """The newest whole checkpoint of fewer steps. Raises FileNotFoundError where there is none."""
-        assert self.directory is not None
-        for _, folder in [c for c in checkpoints(self.directory) if c[0] < step]:
-            with suppress(Damaged):  # resume names them
-                return read(folder)
-        raise FileNotFoundError(f"{self.directory} holds no whole checkpoint of fewer than {step} steps to begin from")
 
     def _write_capsule(self, content: dict[str, Any], arrays: dict[str, Array]) -> None:
         prefix = f"capsule-rank-{self.comm.rank}-"
