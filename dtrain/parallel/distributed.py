@@ -15,7 +15,7 @@ from dtrain.backend import Array
 from dtrain.backend.random import key
 from dtrain.comm import Communicator, RankLost, SingleCommunicator
 from dtrain.data.sampler import microbatch_block
-from dtrain.nn.flat import Flat, flatten
+from dtrain.nn.flat import Flat
 from dtrain.nn.module import Module
 from dtrain.parallel.buffers import Buffers
 from dtrain.parallel.coupled import Coupled
@@ -26,6 +26,7 @@ from dtrain.parallel.hooks.reducer import Hook, HookReducer
 from dtrain.parallel.ledger import Ledger
 from dtrain.parallel.pytorch import check_options
 from dtrain.parallel.reducer import Reducer, wait_for_all
+from dtrain.parallel.reducers import Reducers
 from dtrain.parallel.replicas import check_replicas
 from dtrain.parallel.wrapper import Wrapper, given
 
@@ -114,8 +115,7 @@ class DistributedDataParallel(Wrapper):
         self._weight: float | None = None
         self._origin: tuple[int, int] | None = None
         self._parameters = list(module.named_parameters())
-        self._places: list[Any] = []  # where they lay when a step began, and which were trained
-        self._reducers: list[Reducer] = []
+        self._reducers = Reducers([p for _, p in self._parameters], self._reducer)
         self._hook: Hook | None = None
         coupled = Coupled(self) if self.microbatches > 1 else None
         self._may_couple = coupled if coupled and coupled.layers else None
@@ -213,7 +213,7 @@ class DistributedDataParallel(Wrapper):
         if isinstance(state, ErrorFeedback):
             state.attach(self.comm, self.microbatches)
         self._hook = functools.partial(hook, state)
-        self._reducers = []  # the next step makes others
+        self._reducers.clear()  # the next step makes others
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -270,8 +270,7 @@ class DistributedDataParallel(Wrapper):
             after += [("buffers", name, b.array) for name, b in self.module.named_buffers()]
             with suppress(RankLost):  # the end of the step takes it back
                 self.ledger.compare(self._step - 1, after)
-        places = [(p._flat, p.requires_grad) for _, p in self._parameters]
-        if not self._reducers or self._stale or places != self._places:
+        if self._stale or not self._reducers.are_current():
             self._settle_flats()
         if not self._waiting:
             self._buffers.remember()
@@ -279,53 +278,30 @@ class DistributedDataParallel(Wrapper):
         if self._coupled is not None:
             self._coupled.begin(self._step, self._buffers, self._reducers)
         elif self._may_couple is not None:
-            self._take_gradients()
+            self._reducers.take_gradients()
 
     def _settle_flats(self) -> None:
         """Make the reducers again if parameters have moved, or others are trained than before."""
-        trained = [p for _, p in self._parameters if p.requires_grad]
-        mine = {id(p) for _, p in self._parameters}
-        # An optimizer may have put them into Flats of its own, one for each of its groups; these are kept.
-        flats = {id(p._flat.flat): p._flat.flat for p in trained if p._flat is not None}
-        flats = {i: f for i, f in flats.items() if f.is_whole() and all(id(t) in mine for t in f.tensors)}
-        apart = [p for p in trained if p._flat is None or id(p._flat.flat) not in flats]
-        flats |= {id(flat): flat for flat in flatten(apart)}
-        if self._stale or list(flats) != [id(r.flat) for r in self._reducers]:
+        flats = self._reducers.flats()
+        if self._stale or flats != [reducer.flat for reducer in self._reducers]:
             if self._waiting:
                 raise RuntimeError(
                     f"step {self._step}: the parameters that are trained, or their groups, have changed while "
                     "gradients wait to be exchanged; call backward() outside of no_sync() before that"
                 )
-            self._build(list(flats.values()))
-        self._places = [(p._flat, p.requires_grad) for _, p in self._parameters]
+            self._build(flats)
 
     def _build(self, flats: list[Flat]) -> None:
-        for _, p in self._parameters:
-            p._sink = None
         self._buffers = Buffers(self.module, self.microbatches, synced=self._may_couple is not None)
-        self._reducers, self._stale = [], False
-        for i, flat in enumerate(flats):
-            header = self._buffers.size if i == 0 else 1
-            self._reducers.append(self._reducer(flat, header, last=i == len(flats) - 1))
-        self._take_gradients()
-        # Whose bucket leaves next, so that of all reducers those that fill early leave early.
-        turns = sorted(
-            ((b + 1) / len(r.buckets), i) for i, r in enumerate(self._reducers) for b in range(len(r.buckets))
-        )
-        self._turns = [self._reducers[i] for _, i in turns]
-
-    def _take_gradients(self) -> None:
-        """From now on gradients of parameters go to the reducers."""
-        for reducer in self._reducers:
-            for t in reducer.flat.tensors:
-                t._sink = reducer
+        self._stale = False
+        self._reducers.build(flats)
 
     def send_buckets(self) -> None:
-        """Let complete buckets leave: in the same order on all ranks, whatever the order in which gradients arrive."""
-        while (gone := sum(r.sent for r in self._reducers)) < len(self._turns) and self._turns[gone].send_complete():
-            pass
+        """A reducer has a complete bucket."""
+        self._reducers.send_buckets()
 
-    def _reducer(self, flat: Flat, header: int, last: bool) -> Reducer:
+    def _reducer(self, flat: Flat, first: bool, last: bool) -> Reducer:
+        header = self._buffers.size if first else 1
         if self._hook is None:
             return Reducer(self, self.comm, flat, self.microbatches, header, self.exact, self.overlap)
         names = {id(p): name for name, p in self._parameters}
@@ -442,8 +418,7 @@ class DistributedDataParallel(Wrapper):
     def _order_by(self, orders: list[list[int]]) -> None:
         self._ordered = True
         if any(order != sorted(order) for order in orders):
-            flats = [Flat([r.flat.tensors[i] for i in order]) for r, order in zip(self._reducers, orders, strict=True)]
-            self._build(flats)
+            self._build(self._reducers.flats_in(orders))
 
     def _take_back(self) -> None:
         """All is as before the step, which the loader hands out again. Raises RankLost where that cannot be."""
