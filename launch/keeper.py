@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,9 +65,10 @@ class Keeper:
             signal.signal(number, self._pass_on)
         for restart in range(restarts + 1):
             began, moment = time.monotonic(), time.time()
-            code = self._run()
-            if code:
-                _end_descendants()
+            with tempfile.TemporaryDirectory(prefix="dtrain-", ignore_cleanup_errors=True) as folder:
+                code = self._run(folder)
+                if code:
+                    _end_descendants()
             remove_orphaned(moment)
             if self.asked or code in (0, WRONG_ARGUMENTS, STOPPED) or not restarts:
                 break
@@ -75,12 +77,14 @@ class Keeper:
             print(f"dtrain: the job has ended with exit code {code} after {seconds:.1f} s; {next_one}", file=sys.stderr)
         return code
 
-    def _run(self) -> int:
+    def _run(self, folder: str) -> int:
         parent = os.getpid()
+        # Open MPI's mpirun keeps files under its process number: those of a killed one stop the next of that number.
+        environment = {"PRTE_MCA_prte_local_tmpdir_base": folder, **self.environment}
         # In a session of its own, so that a terminal's Ctrl-C comes to this process alone.
         self._launcher = subprocess.Popen(
             self.command,
-            env=self.environment,
+            env=environment,
             start_new_session=True,
             preexec_fn=lambda: die_with_parent(parent),
         )

@@ -6,6 +6,7 @@ import functools
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
@@ -59,10 +60,17 @@ class Ended:
     output: str  # stdout and stderr together
 
 
+@functools.cache
+def own_folder() -> tempfile.TemporaryDirectory[str]:
+    """For Open MPI's mpirun, as `python -m launch` gives it one: tests before have killed some."""
+    return tempfile.TemporaryDirectory(prefix="dtrain-")
+
+
 def environment(**more: str) -> dict[str, str]:
     """That of a child process, with what this environment's mpirun needs."""
     path = mpirun()
     needed = settings(mpirun_family(path)[0]) if path else {}
+    needed["PRTE_MCA_prte_local_tmpdir_base"] = own_folder().name
     return {**os.environ, "PYTHONPATH": str(ROOT), **needed, **more}
 
 

@@ -6,12 +6,13 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from launch.segments import NAMES, SHM
-from tests.launch.jobs import needs_mpi, run, start
+from tests.launch.jobs import environment, needs_mpi, needs_survival, run, start
 
 # One line for each start; the rest of the script sees how many there were.
 COUNT = """
@@ -104,3 +105,19 @@ def test_a_killed_mpirun(tmp_path: Path) -> None:
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "exit code 137" in output and "[False, False, False]" in output
+
+
+@needs_survival
+def test_what_killed_launchers_have_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    """Open MPI's mpirun does not start where one of the same process number has left its files."""
+    for number in range(os.getpid(), os.getpid() + 400):
+        folder = tmp_path / f"ompi.{number}"
+        folder.mkdir(mode=0o700)
+        (folder / f"pmix.{os.uname().nodename}.tool").write_text("of another one")
+    script = tmp_path / "script.py"
+    script.write_text("import launch\nlaunch.Job().print('fine')\n")
+    variables = environment(TMPDIR=str(tmp_path))
+    del variables["PRTE_MCA_prte_local_tmpdir_base"]
+    command = [sys.executable, "-m", "launch", "-n", "2", str(script)]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "fine" in done.stdout, done.stdout + done.stderr
