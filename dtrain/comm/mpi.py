@@ -59,6 +59,9 @@ class MPICommunicator(Communicator):
         self._note("all ranks", range(self.size))
         self._ops = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
         self._in_place = MPI.IN_PLACE
+        # What one thread only tests stands still, now and then, while another thread waits in a blocking collective
+        # (5.0.11, between hosts). Its own patience is mpi_yield_when_idle, which `python -m launch` sets.
+        self._is_open_mpi = "Open MPI" in MPI.Get_library_version()
 
     def _use(self, comm: Any, twin: Any, local: Any) -> None:
         """Send by these communicators of mpi4py: the main thread's, the helper thread's, that of this host's ranks."""
@@ -159,7 +162,7 @@ class MPICommunicator(Communicator):
 
     def _all_gather(self, flat: Array, cuts: list[int]) -> None:
         with self._calls("all_gather", flat):
-            if self.patient:
+            if self.patient and not self._is_open_mpi:
                 parts = _parts(flat, _counts(cuts))
                 self._trade([parts[self.rank]] * self.size, parts)
             else:
@@ -167,7 +170,7 @@ class MPICommunicator(Communicator):
 
     def _all_to_all(self, send: Array, send_counts: list[int], recv: Array, recv_counts: list[int]) -> None:
         with self._calls("all_to_all", send, recv):
-            if self.patient:
+            if self.patient and not self._is_open_mpi:
                 give, take = _parts(send, send_counts), _parts(recv, recv_counts)
                 take[self.rank][...] = give[self.rank]
                 self._trade(give, take)
@@ -177,8 +180,7 @@ class MPICommunicator(Communicator):
     def _trade(self, give: list[Array], take: list[Array]) -> None:
         """give[r] goes to rank r, and take[r] comes from there; meanwhile the core is left to others.
 
-        No MPI makes progress by itself, and its own wait would take the core from the main thread. Open MPI's
-        non-blocking collectives stand still while another thread waits in a blocking one (5.0.11, between hosts).
+        No MPI makes progress by itself, and its own wait would take the core from the main thread.
         """
         others = [r for r in range(self.size) if r != self.rank]
         requests = [self._comm.Irecv(take[r], r) for r in others if take[r].size]
