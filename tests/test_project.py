@@ -34,7 +34,6 @@ LAYERS = (
 
 LINES = 400
 LONG_FILES = {  # and why they are longer
-    "dtrain/backend/reference.py": "all kernels in plain NumPy: the specification, read as a whole",
     "dtrain/parallel/distributed.py": "a step, from the first call of the model to the sums",
 }
 

@@ -1,6 +1,6 @@
 """Arrays and kernels: the only folder that can tell NumPy from CuPy.
 
-Imports nothing else of dtrain. Read `reference.py` first: it says in plain NumPy what every
+Imports nothing else of dtrain. Read `reference/` first: it says in plain NumPy what every
 hand-made kernel computes. `random.py` holds the counter-based random streams.
 
 The backend follows the type of the array, never a global switch: general array code asks
@@ -30,7 +30,7 @@ def xp_of(x: Array) -> ModuleType:
 
 
 def backend_of(x: Array) -> ModuleType:
-    """The kernels for arrays of x's type: functions named as in `reference.py`."""
+    """The kernels for arrays of x's type: functions named as in `reference`."""
     if isinstance(x, np.ndarray):
         return reference
     raise TypeError(f"expected a NumPy array, got {type(x).__name__}")

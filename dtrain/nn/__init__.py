@@ -6,26 +6,18 @@ piece of memory for optimizers and DistributedDataParallel.
 """
 
 from dtrain.nn import functional, init, utils
+from dtrain.nn.activation import GELU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
 from dtrain.nn.containers import ModuleDict, ModuleList, Sequential
-from dtrain.nn.layers import Conv2d, Embedding, Linear
+from dtrain.nn.conv import Conv2d
+from dtrain.nn.dropout import Dropout
+from dtrain.nn.embedding import Embedding
+from dtrain.nn.flatten import Flatten
+from dtrain.nn.linear import Identity, Linear
 from dtrain.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss
 from dtrain.nn.module import Module
 from dtrain.nn.norm import BatchNorm1d, BatchNorm2d, LayerNorm, SyncBatchNorm
 from dtrain.nn.parameter import Parameter
-from dtrain.nn.stateless import (
-    GELU,
-    AdaptiveAvgPool2d,
-    AvgPool2d,
-    Dropout,
-    Flatten,
-    Identity,
-    LogSoftmax,
-    MaxPool2d,
-    ReLU,
-    Sigmoid,
-    Softmax,
-    Tanh,
-)
+from dtrain.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 
 __all__ = [
     "GELU",

@@ -91,8 +91,8 @@ def test_conv2d_in_blocks_is_conv2d_at_once(monkeypatch):
     options = ((1, 1), (1, 1), (1, 1), 1)
     whole = reference.conv2d(x, w, b, *options)
     grads = reference.conv2d_grad(whole, x, w, *options, (True, True, True))
-    monkeypatch.setattr(reference, "_PATCH_ELEMENTS", 2 * 36 * 27)  # two images at a time
-    monkeypatch.setattr(reference, "_PATCH_ROWS", 1)
+    monkeypatch.setattr(reference.conv, "_PATCH_ELEMENTS", 2 * 36 * 27)  # two images at a time
+    monkeypatch.setattr(reference.conv, "_PATCH_ROWS", 1)
     np.testing.assert_allclose(reference.conv2d(x, w, b, *options), whole, atol=1e-12)
     for a, b_ in zip(reference.conv2d_grad(whole, x, w, *options, (True, True, True)), grads, strict=True):
         np.testing.assert_allclose(a, b_, atol=1e-10)
@@ -115,7 +115,7 @@ def test_attention_in_blocks_is_attention_at_once(monkeypatch, causal):
         return [y, *reference.attention_grad(g, q, k, v, y, log_sums, **options, needs_bias=True)]
 
     whole = everything()
-    monkeypatch.setattr(reference, "_WEIGHT_ELEMENTS", 3 * 5 * 2)  # two queries at a time
+    monkeypatch.setattr(reference.blockwise_attention, "_WEIGHT_ELEMENTS", 3 * 5 * 2)  # two queries at a time
     for a, b in zip(everything(), whole, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)
 
@@ -123,7 +123,7 @@ def test_attention_in_blocks_is_attention_at_once(monkeypatch, causal):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("view", [lambda x: x, lambda x: x.transpose(0, 2, 1), lambda x: x[::2, :, ::3]])
 def test_gelu_keeps_the_layout_and_has_its_values_whatever_the_chunk(monkeypatch, view, dtype):
-    monkeypatch.setattr(reference, "_CHUNK_ELEMENTS", 7)
+    monkeypatch.setattr(reference.elementwise, "_CHUNK_ELEMENTS", 7)
     x = view(np.random.default_rng(0).standard_normal((4, 5, 6)).astype(dtype) * 2)
     y, slope = reference.gelu(x)
     want = np.array([v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in x.ravel().tolist()]).reshape(x.shape)

@@ -1,0 +1,56 @@
+"""Every hand-made kernel in plain NumPy: the specification, and the oracle of all tests.
+
+Images are (N, C, H, W) to the caller. Inside they are handled channels last, (N, H, W, C), because
+then a patch of an image is a few long runs of memory and a convolution one matrix product; results
+are returned as views of such arrays in PyTorch's shape, so the next kernel finds its layout without
+a copy. Sums over many rows are matrix products with ones: BLAS does them fastest.
+"""
+
+from dtrain.backend.reference.blockwise_attention import attention, attention_grad
+from dtrain.backend.reference.conv import conv2d, conv2d_grad
+from dtrain.backend.reference.elementwise import erf, gelu
+from dtrain.backend.reference.logits import cross_entropy, cross_entropy_grad, log_softmax, softmax
+from dtrain.backend.reference.norm import (
+    batch_norm,
+    batch_norm_grad,
+    batch_norm_grad_sums,
+    batch_norm_stats,
+    layer_norm,
+    layer_norm_grad,
+)
+from dtrain.backend.reference.pooling import (
+    adaptive_avg_pool2d,
+    adaptive_avg_pool2d_grad,
+    avg_pool2d,
+    avg_pool2d_grad,
+    max_pool2d,
+    max_pool2d_grad,
+)
+from dtrain.backend.reference.table import dropout_mask, embedding_grad
+
+__all__ = [
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool2d_grad",
+    "attention",
+    "attention_grad",
+    "avg_pool2d",
+    "avg_pool2d_grad",
+    "batch_norm",
+    "batch_norm_grad",
+    "batch_norm_grad_sums",
+    "batch_norm_stats",
+    "conv2d",
+    "conv2d_grad",
+    "cross_entropy",
+    "cross_entropy_grad",
+    "dropout_mask",
+    "embedding_grad",
+    "erf",
+    "gelu",
+    "layer_norm",
+    "layer_norm_grad",
+    "log_softmax",
+    "max_pool2d",
+    "max_pool2d_grad",
+    "softmax",
+]

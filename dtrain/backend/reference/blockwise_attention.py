@@ -1,0 +1,136 @@
+"""Attention, block by block: the whole matrix of weights is never kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ["attention", "attention_grad"]
+
+
+# Elements of a block of attention weights: 256 KiB of float32, so that all passes over it stay in the L2 cache.
+_WEIGHT_ELEMENTS = 1 << 16
+
+
+class _WeightBlock(NamedTuple):
+    """Where a block of attention weights lies in queries, in keys and in the weights, all heads at once.
+
+    bias: what is added to its last keys in causal attention: -inf for those later than their query.
+    """
+
+    queries: tuple[Any, ...]
+    keys: tuple[Any, ...]
+    weights: tuple[Any, ...]
+    bias: np.ndarray | None
+
+
+def _weight_blocks(query: np.ndarray, key: np.ndarray, causal: bool) -> Iterator[_WeightBlock]:
+    """Blocks that cover all weights, but for keys after the last query of a causal block, of which it sees nothing."""
+    *lead, length, _ = query.shape
+    seen = key.shape[-2]
+    step = max(1, _WEIGHT_ELEMENTS // max(1, seen * (lead[-1] if lead else 1)))
+    later = np.triu(np.full((min(step, length),) * 2, -math.inf, query.dtype), 1)
+    for at in np.ndindex(*lead[:-1]):
+        for lo in range(0, length, step):
+            hi = min(lo + step, length)
+            end = min(hi, seen) if causal else seen
+            rows, columns, all_ = slice(lo, hi), slice(0, end), slice(None)
+            bias = later[: hi - lo, : max(0, end - lo)] if causal else None
+            yield _WeightBlock((*at, ..., rows, all_), (*at, ..., columns, all_), (*at, ..., rows, columns), bias)
+
+
+def _scores(query: np.ndarray, key: np.ndarray, bias: np.ndarray | None, block: _WeightBlock) -> np.ndarray:
+    """query key^T + bias in a block. query: of the block, key, bias: whole."""
+    scores = np.matmul(query, key[block.keys].swapaxes(-1, -2))
+    if bias is not None:
+        scores += bias[block.weights]
+    if block.bias is not None:
+        n = block.bias.shape[1]
+        square = scores[..., scores.shape[-1] - n :]
+        square += block.bias
+    return scores
+
+
+def attention(
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    *,
+    bias: np.ndarray | None,
+    causal: bool,
+    scale: float,
+    kept: np.ndarray | None,
+    kept_scale: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """softmax(scale query key^T + bias) value. query: (..., L, E), key: (..., S, E), value: (..., S, V) -> (..., L, V)
+
+    bias: (..., L, S). causal: query i sees keys 0 to i. kept: (..., L, S), which weights dropout keeps, to be
+    multiplied by kept_scale. Returns y, in the memory layout of query, and for the gradient log(sum(exp(scores)))
+    (..., L, 1); a query that sees no key gives 0 and 0.
+    """
+    y = np.empty_like(query, shape=(*query.shape[:-1], value.shape[-1]))
+    log_sums = np.empty((*query.shape[:-1], 1), query.dtype)
+    for block in _weight_blocks(query, key, causal):
+        weights = _scores(query[block.queries] * query.dtype.type(scale), key, bias, block)
+        top = weights.max(-1, keepdims=True, initial=-math.inf)
+        top[top == -math.inf] = 0
+        weights -= top
+        np.exp(weights, out=weights)
+        total = weights.sum(-1, keepdims=True)
+        total[total == 0] = 1
+        if kept is not None:
+            weights *= kept[block.weights] * weights.dtype.type(kept_scale)
+        part = y[block.queries]
+        np.matmul(weights, value[block.keys], out=part)
+        part /= total
+        log_sums[block.queries] = np.log(total) + top
+    return y, log_sums
+
+
+def attention_grad(
+    g: np.ndarray,
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    y: np.ndarray,
+    log_sums: np.ndarray,
+    *,
+    bias: np.ndarray | None,
+    causal: bool,
+    scale: float,
+    kept: np.ndarray | None,
+    kept_scale: float,
+    needs_bias: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    """Gradients of attention with respect to query, key, value and, if needed, bias. g: (..., L, V)
+
+    The weights p are made again. With dropout's factors f, value gets (f p)^T g, and the scores
+    p (f (g value^T) - sum(g y)).
+    """
+    g_query, g_key, g_value = np.empty_like(query), np.zeros_like(key), np.zeros_like(value)
+    g_bias = np.zeros(bias.shape, bias.dtype) if bias is not None and needs_bias else None
+    along = (g * y).sum(-1, keepdims=True)
+    for block in _weight_blocks(query, key, causal):
+        scaled = query[block.queries] * query.dtype.type(scale)
+        weights = _scores(scaled, key, bias, block)
+        weights -= log_sums[block.queries]
+        np.exp(weights, out=weights)
+        g_scores = np.matmul(g[block.queries], value[block.keys].swapaxes(-1, -2))
+        dropped = weights
+        if kept is not None:
+            factor = kept[block.weights] * weights.dtype.type(kept_scale)
+            g_scores *= factor
+            dropped = weights * factor
+        g_value[block.keys] += np.matmul(dropped.swapaxes(-1, -2), g[block.queries])
+        g_scores -= along[block.queries]
+        g_scores *= weights
+        if g_bias is not None:
+            g_bias[block.weights] = g_scores
+        part = g_query[block.queries]
+        np.matmul(g_scores, key[block.keys], out=part)
+        part *= query.dtype.type(scale)
+        g_key[block.keys] += np.matmul(g_scores.swapaxes(-1, -2), scaled)
+    return g_query, g_key, g_value, g_bias

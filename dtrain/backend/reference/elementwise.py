@@ -1,0 +1,79 @@
+"""erf and GELU."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+__all__ = ["erf", "gelu"]
+
+
+def _erf_and_exp(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """erf(x) and exp(-x^2); see `erf`."""
+    a = np.abs(x)
+    e = a * a
+    np.negative(e, out=e)
+    np.exp(e, out=e)
+    if x.dtype == np.float32:
+        t = a
+        t *= np.float32(0.3275911)
+        t += 1
+        np.reciprocal(t, out=t)
+        tail = t * np.float32(1.061405429)
+        for c in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+            tail += np.float32(c)
+            tail *= t
+        tail *= e
+        return np.copysign(np.subtract(1, tail, out=tail), x, out=tail), e
+    near = np.minimum(a, 2.5)
+    term = near.copy()
+    series = near.copy()
+    for n in range(1, 60):
+        term = term * (2 * near * near) / (2 * n + 1)
+        series += term
+    series *= 2 / math.sqrt(math.pi) * np.exp(-near * near)
+    far = np.clip(a, 2.5, 27.0)
+    fraction = np.zeros_like(far)
+    for n in range(60, 0, -1):
+        fraction = n / 2 / (far + fraction)
+    tail = np.exp(-far * far) / (math.sqrt(math.pi) * (far + fraction))
+    return np.copysign(np.where(a < 2.5, series, 1 - tail), x), e
+
+
+def erf(x: np.ndarray) -> np.ndarray:
+    """The error function 2 / sqrt(pi) * integral of exp(-t^2) from 0 to x.
+
+    float32: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26 (absolute error 1.5e-7, 5e-7 with
+    rounding).
+    float64: the power series where |x| < 2.5, the continued fraction of erfc (7.1.6 and 7.1.14 there) beyond.
+    """
+    return _erf_and_exp(x)[0]
+
+
+# Elements worked on at a time by what makes many passes: these stay in the cache.
+_CHUNK_ELEMENTS = 1 << 15
+
+
+def gelu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x * Phi(x), Phi the normal distribution function (1 + erf(x / sqrt(2))) / 2, and its slope, for the gradient.
+
+    The slope is Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi).
+    """
+    y, slope = np.empty_like(x), np.empty_like(x)
+    chunks = np.nditer(
+        [x, y, slope],
+        ["external_loop", "buffered", "zerosize_ok"],
+        [["readonly"], ["writeonly"], ["writeonly"]],
+        buffersize=_CHUNK_ELEMENTS,
+    )
+    with chunks:
+        for part, of_y, of_slope in chunks:
+            phi, density = _erf_and_exp(part * x.dtype.type(math.sqrt(0.5)))
+            phi += 1
+            phi *= 0.5
+            np.multiply(part, phi, out=of_y)
+            density *= part
+            density *= 1 / math.sqrt(2 * math.pi)
+            np.add(density, phi, out=of_slope)
+    return y, slope

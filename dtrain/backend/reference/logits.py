@@ -1,0 +1,63 @@
+"""Softmax and its loss."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["cross_entropy", "cross_entropy_grad", "log_softmax", "softmax"]
+
+
+def softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    """exp(x) / sum(exp(x)) along axis; the maximum is taken off first, so that nothing overflows."""
+    if not x.size:
+        return x.copy()
+    y = np.exp(x - x.max(axis, keepdims=True))
+    y /= y.sum(axis, keepdims=True)
+    return y
+
+
+def log_softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    """x - log(sum(exp(x))) along axis."""
+    if not x.size:
+        return x.copy()
+    y = x - x.max(axis, keepdims=True)
+    y -= np.log(np.exp(y).sum(axis, keepdims=True))
+    return y
+
+
+def cross_entropy(
+    logits: np.ndarray, target: np.ndarray, weight: np.ndarray | None, smoothing: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """-weight[r] log p[r, target[r]] for each row, with label smoothing. logits: (R, C), target, weight: (R,)
+
+    With smoothing s, the loss of a row is weight * ((1 - s) * -log p[target] + s / C * sum over c of -log p[c]).
+    Returns the losses (R,), and for the gradient e^(logits - their maximum) (R, C) and its sums (R,).
+    """
+    shifted = logits - np.maximum.reduce(logits, 1, keepdims=True)
+    e = np.exp(shifted)
+    total = np.add.reduce(e, 1)
+    loss = -shifted[np.arange(len(target)), target]
+    if smoothing:
+        loss *= 1 - smoothing
+        loss -= np.add.reduce(shifted, 1) * logits.dtype.type(smoothing / logits.shape[1])
+    loss += np.log(total)
+    if weight is not None:
+        loss *= weight
+    return loss, e, total
+
+
+def cross_entropy_grad(
+    g: np.ndarray,
+    e: np.ndarray,
+    total: np.ndarray,
+    target: np.ndarray,
+    weight: np.ndarray | None,
+    smoothing: float,
+) -> np.ndarray:
+    """Gradient of cross_entropy with respect to logits. g: (R,), or one number for all rows"""
+    each = g if weight is None else g * weight
+    gx = e * (each / total)[:, None]
+    if smoothing:
+        gx -= np.reshape(each, (-1, 1)) * gx.dtype.type(smoothing / e.shape[1])
+    gx[np.arange(len(target)), target] -= each * gx.dtype.type(1 - smoothing)
+    return gx
