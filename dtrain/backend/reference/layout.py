@@ -23,6 +23,7 @@ def sum_rows(x: np.ndarray) -> np.ndarray:
 
 
 def every(start: int, n: int, stride: int) -> slice:
+    """n places from `start` on, each `stride` after the last."""
     return slice(start, start + stride * n, stride)
 
 
