@@ -20,7 +20,7 @@ import builtins
 
 import numpy as _np
 
-from dtrain import autograd, checkpoint, comm, data, nn, optim, parallel
+from dtrain import autograd, checkpoint, comm, data, hub, nn, optim, parallel
 from dtrain.autograd import Tensor, device, enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from dtrain.backend.random import manual_seed
 from dtrain.ops.activation import relu, sigmoid, softmax, tanh

