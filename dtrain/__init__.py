@@ -23,6 +23,7 @@ import numpy as _np
 from dtrain import autograd, checkpoint, comm, data, hub, nn, optim, parallel
 from dtrain.autograd import Tensor, device, enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from dtrain.backend.random import manual_seed
+from dtrain.hub.serialization import load, save
 from dtrain.ops.activation import relu, sigmoid, softmax, tanh
 from dtrain.ops.arithmetic import (
     abs, add, clamp, cos, div, eq, exp, ge, gt, isfinite, isnan, le, log, log1p, logical_and, logical_not, logical_or,

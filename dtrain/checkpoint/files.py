@@ -18,7 +18,8 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from safetensors.numpy import save_file
 
 from dtrain.backend import Array
 
-__all__ = ["Damaged", "checkpoints", "prepare", "prune", "read", "write"]
+__all__ = ["Damaged", "checkpoints", "prepare", "prune", "read", "whole", "write"]
 
 STATE, REST = "state.safetensors", "checkpoint.json"
 
@@ -127,6 +128,20 @@ def read(folder: Path) -> tuple[dict[str, Any], bytes]:
     if hashlib.sha256(blob).hexdigest() != seal["sha256"]:
         raise Damaged(f"{STATE} has changed since it was written: its sha256 is another one")
     return content, blob
+
+
+@contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """`with whole(file) as temporary: ...`: what is written to `temporary` is then the file, on the disk, or, where an
+    error is raised, nothing is left of it and the file is as it was."""
+    temporary = _temporary(file.parent, file.name)
+    try:
+        yield temporary
+        _to_disk(temporary)
+        os.replace(temporary, file)
+        _to_disk(file.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _sealed(content: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dtrain.checkpoint import files
-from dtrain.checkpoint.files import Damaged, checkpoints, prepare, prune, read, write
+from dtrain.checkpoint.files import Damaged, checkpoints, prepare, prune, read, whole, write
 from tests.launch.jobs import ROOT
 
 ARRAYS = {"model.weight": np.arange(50, dtype=np.float32), "n": np.array(7)}
@@ -33,6 +33,29 @@ def test_written_and_read(tmp_path: Path) -> None:
     got = load(blob)
     assert got.keys() == ARRAYS.keys() and all(np.array_equal(got[n], a) for n, a in ARRAYS.items())
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000003"]
+
+
+def test_one_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def sync(file: int) -> None:
+        happened.append(Path(os.readlink(f"/proc/self/fd/{file}")).name)
+        fsync(file)
+
+    def move(old: Path, new: Path) -> None:
+        happened.append(f"rename to {new.name}")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", move)
+    with whole(tmp_path / "x.pt") as temporary:
+        temporary.write_bytes(b"one")
+    assert happened == [temporary.name, "rename to x.pt", tmp_path.name]
+    with pytest.raises(KeyError), whole(tmp_path / "x.pt") as temporary:
+        temporary.write_bytes(b"t")
+        raise KeyError
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x.pt", b"one")]
 
 
 def test_files_are_on_the_disk_before_their_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
