@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import os
 import zipfile
@@ -133,8 +134,12 @@ def test_a_list_that_holds_itself(torch: Any, tmp_path: Path) -> None:
         assert loaded[1] is loaded
 
 
-def test_tensors_are_aligned_and_not_compressed(tmp_path: Path) -> None:
-    dtrain.save([dtrain.ones(n) for n in range(1, 40)], tmp_path / "x.pt")
+@pytest.mark.parametrize("limit", [zipfile.ZIP64_LIMIT, 100])  # bytes; more of them are written as files of > 2 GiB
+def test_tensors_are_aligned_and_not_compressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", limit)
+    value = [dtrain.ones(n) for n in range(1, 40)]
+    dtrain.save(value, tmp_path / "x.pt")
+    assert equal(dtrain.load(tmp_path / "x.pt"), value)
     with zipfile.ZipFile(tmp_path / "x.pt") as archive, (tmp_path / "x.pt").open("rb") as file:
         assert archive.testzip() is None
         for info in archive.infolist():
@@ -142,6 +147,10 @@ def test_tensors_are_aligned_and_not_compressed(tmp_path: Path) -> None:
             lengths = int.from_bytes(file.read(2), "little") + int.from_bytes(file.read(2), "little")
             assert (info.header_offset + 30 + lengths) % 64 == 0
             assert info.compress_type == zipfile.ZIP_STORED
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        assert [len(x) for x in torch.load(tmp_path / "x.pt", mmap=True)] == list(range(1, 40))
 
 
 def test_the_same_gives_the_same_bytes(tmp_path: Path) -> None:
