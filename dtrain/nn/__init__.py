@@ -16,7 +16,7 @@ from dtrain.nn.linear import Identity, Linear
 from dtrain.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss
 from dtrain.nn.module import Module
 from dtrain.nn.norm import BatchNorm1d, BatchNorm2d, LayerNorm, SyncBatchNorm
-from dtrain.nn.parameter import Parameter
+from dtrain.nn.parameter import Buffer, Parameter
 from dtrain.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "BCEWithLogitsLoss",
     "BatchNorm1d",
     "BatchNorm2d",
+    "Buffer",
     "Conv2d",
     "CrossEntropyLoss",
     "Dropout",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -12,38 +12,46 @@ from dtrain.autograd import Tensor
 from dtrain.autograd.graph import under_way, walk
 from dtrain.autograd.mode import mode
 from dtrain.backend import to_device
-from dtrain.nn.parameter import Parameter
+from dtrain.nn.attributes import Kind
+from dtrain.nn.hooks import Hooked
+from dtrain.nn.parameter import Buffer, Parameter
+from dtrain.nn.state import IncompatibleKeys, Stateful
 
 __all__ = ["IncompatibleKeys", "Module"]
 
 
-class IncompatibleKeys(NamedTuple):
-    """What `load_state_dict` did not find, and what it found no use for."""
-
-    missing_keys: list[str]
-    unexpected_keys: list[str]
-
-
-class Module:
+class Module(Hooked, Stateful):
     """Base of all layers and models; subclass it, make layers in `__init__`, use them in `forward`.
 
     The attributes of an instance are the only record: those of type Parameter are its parameters,
-    those of type Module its children, those named by `register_buffer` its buffers.
+    those of type Module its children, those named by `register_buffer` (or assigned as `nn.Buffer`) its buffers.
+    What is called around `forward` is in hooks.py, what makes and loads state dicts in state.py.
     """
 
     training = True
 
+    # As dictionaries, under PyTorch's names.
+    _parameters = Kind(lambda _, name, value: isinstance(value, Parameter))
+    _buffers = Kind(lambda module, name, _: name in module.__dict__.get("_buffer_names", {}))
+    _modules = Kind(lambda _, name, value: isinstance(value, Module))
+
     def __setattr__(self, name: str, value: Any) -> None:
-        lost = isinstance(value, Tensor) and not isinstance(value, Parameter)
-        if lost and isinstance(self.__dict__.get(name), Parameter):
-            raise TypeError(
-                f"{type(self).__name__}.{name} is a parameter and would be lost; "
-                "assign an nn.Parameter, or write into it under dtrain.no_grad()"
-            )
+        if isinstance(value, Tensor) and not isinstance(value, Parameter):
+            if isinstance(self.__dict__.get(name), Parameter):
+                raise TypeError(
+                    f"{type(self).__name__}.{name} is a parameter and would be lost; "
+                    "assign an nn.Parameter, or write into it under dtrain.no_grad()"
+                )
+            if isinstance(value, Buffer):
+                self.__dict__.setdefault("_buffer_names", {})[name] = getattr(value, "persistent", True)
         object.__setattr__(self, name, value)
 
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        self.__dict__.get("_buffer_names", {}).pop(name, None)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        output = self.forward(*args, **kwargs)
+        output = self.forward(*args, **kwargs) if self._call_hooks is None else self._call_hooked(args, kwargs)
         if mode.enabled:
             outputs = output if isinstance(output, (tuple, list)) else (output,)
             # Where gradients pass: nodes, or tensors that have none. Weak, so that nothing is kept alive.
@@ -94,21 +102,47 @@ class Module:
     # -- what it holds ---------------------------------------------------------------------------
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Make `tensor` an attribute that moves and is saved with the module but is not trained."""
+        """Make `tensor` an attribute that moves and is saved with the module but is not trained.
+
+        persistent=False leaves it out of the state dict. Raises TypeError for what is neither a Tensor nor None,
+        KeyError for a name that is taken or cannot be one.
+        """
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise TypeError(f"a buffer is a Tensor or None, got {type(tensor).__name__} for {name!r}")
+        self._check_name(name, name in self.__dict__.get("_buffer_names", {}))
         self.__dict__.setdefault("_buffer_names", {})[name] = persistent
         setattr(self, name, tensor)
 
-    def register_parameter(self, name: str, parameter: Parameter | None) -> None:
-        """Make `parameter` an attribute; None for one that a subclass may leave out."""
-        setattr(self, name, parameter)
+    def register_parameter(self, name: str, param: Parameter | None) -> None:
+        """Make `param` an attribute; None for one that a subclass may leave out.
+
+        Raises TypeError for what is neither a Parameter nor None, KeyError for a name that is taken or cannot be one.
+        """
+        if param is not None and not isinstance(param, Parameter):
+            raise TypeError(f"a parameter is an nn.Parameter or None, got {type(param).__name__} for {name!r}")
+        self._check_name(name, isinstance(self.__dict__.get(name, ""), Parameter | None))
+        setattr(self, name, param)
 
     def add_module(self, name: str, module: Module | None) -> None:
-        """Make `module` a child under `name`. Raises TypeError for what is neither a Module nor None."""
+        """Make `module` a child under `name`.
+
+        Raises TypeError for what is neither a Module nor None, KeyError for a name that is taken or cannot be one.
+        """
         if module is not None and not isinstance(module, Module):
             raise TypeError(f"a child is a Module, got {type(module).__name__} for {name!r}")
+        self._check_name(name, isinstance(self.__dict__.get(name, ""), Module | None))
         setattr(self, name, module)
 
     register_module = add_module
+
+    def _check_name(self, name: str, same_kind: bool) -> None:
+        """Raise unless an attribute may be called `name`; one of the same kind may be replaced."""
+        if not isinstance(name, str):
+            raise TypeError(f"a name is a string, got {type(name).__name__}")
+        if not name or "." in name:
+            raise KeyError(f"a name is not empty and has no dot, got {name!r}")
+        if not same_kind and hasattr(self, name):
+            raise KeyError(f"{type(self).__name__} has an attribute {name!r} already")
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of the modules that are attributes of this one, each once."""
@@ -122,12 +156,19 @@ class Module:
         """The modules that are attributes of this one."""
         return (module for _, module in self.named_children())
 
-    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """(dotted name, module) of this module and all below it, each once, parents first."""
-        seen = set()
+    def named_modules(
+        self, memo: set[Any] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Module]]:
+        """(dotted name, module) of this module and all below it, each once (or as often as it is used), parents first.
+
+        memo: modules to leave out, with those below them; what is found joins it.
+        """
+        memo = set() if memo is None else memo
+        seen = {below for module in memo for _, below in module._walk("")}
         for name, module in self._walk(prefix):
-            if id(module) not in seen:
-                seen.add(id(module))
+            if module not in seen or not remove_duplicate:
+                seen.add(module)
+                memo.add(module)
                 yield name, module
 
     def modules(self) -> Iterator[Module]:
@@ -141,46 +182,38 @@ class Module:
             if isinstance(value, Module):
                 yield from value._walk(f"{prefix}.{name}" if prefix else name)
 
-    def _own_tensors(self) -> Iterator[tuple[str, Tensor, bool]]:
-        """(name, tensor, saved) of this module's own parameters, then of its own buffers."""
-        for name, value in self.__dict__.items():
-            if isinstance(value, Parameter):
-                yield name, value, True
-        yield from self._own_buffers()
-
-    def _own_buffers(self) -> Iterator[tuple[str, Tensor, bool]]:
-        """(name, tensor, saved) of this module's own buffers."""
-        for name, saved in self.__dict__.get("_buffer_names", {}).items():
-            value = self.__dict__.get(name)
-            if value is not None:
-                yield name, value, saved
-
     def _named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor, bool]]:
         for path, module in self._walk(prefix):
             for name, value, saved in module._own_tensors():
                 yield (f"{path}.{name}" if path else name), value, saved
 
-    def named_parameters(self, prefix: str = "", recurse: bool = True) -> Iterator[tuple[str, Parameter]]:
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
         """(dotted name, parameter) of this module and those below it; a shared one once, under its first name."""
-        return self._unique(prefix, recurse, True)  # type: ignore[return-value]
+        return self._named(prefix, recurse, remove_duplicate, True)  # type: ignore[return-value]
 
     def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
         """The parameters of this module and of those below it."""
         return (p for _, p in self.named_parameters(recurse=recurse))
 
-    def named_buffers(self, prefix: str = "", recurse: bool = True) -> Iterator[tuple[str, Tensor]]:
-        """(dotted name, buffer) of this module and those below it."""
-        return self._unique(prefix, recurse, False)
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """(dotted name, buffer) of this module and those below it; a shared one once, under its first name."""
+        return self._named(prefix, recurse, remove_duplicate, False)
 
     def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
         """The buffers of this module and of those below it."""
         return (b for _, b in self.named_buffers(recurse=recurse))
 
-    def _unique(self, prefix: str, recurse: bool, parameters: bool) -> Iterator[tuple[str, Tensor]]:
+    def _named(
+        self, prefix: str, recurse: bool, remove_duplicate: bool, parameters: bool
+    ) -> Iterator[tuple[str, Tensor]]:
         seen = set()
         own = ((f"{prefix}.{n}" if prefix else n, t, s) for n, t, s in self._own_tensors())
         for name, value, _ in self._named_tensors(prefix) if recurse else own:
-            if isinstance(value, Parameter) == parameters and id(value) not in seen:
+            if isinstance(value, Parameter) == parameters and (id(value) not in seen or not remove_duplicate):
                 seen.add(id(value))
                 yield name, value
 
@@ -190,6 +223,26 @@ class Module:
         for name in target.split(".") if target else ():
             module = getattr(module, name)
         return module
+
+    def get_parameter(self, target: str) -> Parameter:
+        """The parameter with the dotted name `target`. Raises AttributeError where there is none."""
+        return self._get(target, "parameter", lambda module, name: isinstance(getattr(module, name, None), Parameter))
+
+    def get_buffer(self, target: str) -> Tensor:
+        """The buffer with the dotted name `target`. Raises AttributeError where there is none."""
+        return self._get(target, "buffer", lambda module, name: name in dict(module.named_buffers(recurse=False)))
+
+    def _get(self, target: str, kind: str, is_one: Callable[[Module, str], bool]) -> Any:
+        path, _, name = target.rpartition(".")
+        module = self.get_submodule(path)
+        if not is_one(module, name):
+            raise AttributeError(f"{type(module).__name__} has no {kind} {name!r}")
+        return getattr(module, name)
+
+    def set_submodule(self, target: str, module: Module) -> None:
+        """Put `module` in the place with the dotted name `target`. Raises AttributeError where there is none."""
+        path, _, name = target.rpartition(".")
+        self.get_submodule(path).add_module(name, module)
 
     # -- what is done to all of it ---------------------------------------------------------------
 
@@ -229,14 +282,28 @@ class Module:
 
         to("cpu"), to(dtrain.float64), to(device=..., dtype=...), to(tensor).
         """
-        for tensor in [t for _, t in self.named_parameters()] + [t for _, t in self.named_buffers()]:
-            moved = tensor.data.to(*args, **kwargs)
-            if moved.dtype != tensor.dtype and not (tensor.is_floating_point() and moved.is_floating_point()):
-                moved = Tensor(to_device(tensor.array, moved.device))
-            if moved.array is not tensor.array:
-                tensor.data = moved
+
+        def moved(tensor: Tensor) -> Tensor:
+            found = tensor.to(*args, **kwargs)
+            if found.dtype != tensor.dtype and not (tensor.is_floating_point() and found.is_floating_point()):
+                return Tensor(to_device(tensor.array, found.device))
+            return found
+
+        return self._apply(moved)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Replace the values of all parameters and buffers by fn(values), in place."""
+        named = (self.named_parameters(recurse=recurse), self.named_buffers(recurse=recurse))
+        for tensor in [t for tensors in named for _, t in tensors]:
+            found = fn(tensor.data)
+            if found.array is not tensor.array:
+                tensor.data = found
                 tensor._node = None
         return self
+
+    def type(self, dst_type: Any) -> Any:
+        """All parameters and buffers to a dtype, those of integers too."""
+        return self._apply(lambda t: t.to(np.dtype(dst_type)))
 
     def float(self) -> Any:
         """Floating-point parameters and buffers to float32."""
@@ -246,41 +313,25 @@ class Module:
         """Floating-point parameters and buffers to float64."""
         return self.to(np.dtype(np.float64))
 
+    def half(self) -> Any:
+        """Floating-point parameters and buffers to float16."""
+        return self.to(np.dtype(np.float16))
+
+    def bfloat16(self) -> Any:
+        """Raises TypeError: NumPy has no bfloat16."""
+        raise TypeError("bfloat16 is not available: the arrays are NumPy's, which has none; use half() or float()")
+
     def cpu(self) -> Any:
         """Parameters and buffers to the CPU."""
         return self.to("cpu")
 
-    # -- state -----------------------------------------------------------------------------------
+    def cuda(self, device: Any = None) -> Any:
+        """Parameters and buffers to a GPU. Raises ValueError where there is none."""
+        return self.to("cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device)
 
-    def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
-        """Dotted name -> tensor (sharing memory, without graph) of all parameters and persistent buffers."""
-        return {name: value.detach() for name, value, saved in self._named_tensors(prefix.rstrip(".")) if saved}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
-        """Copy values into the parameters and buffers of the same names; tensors or NumPy arrays.
-
-        Returns (missing_keys, unexpected_keys). Raises RuntimeError that lists the missing and unexpected
-        ones (with strict) and those of another shape (always); then nothing was changed.
-        """
-        own = {name: value for name, value, saved in self._named_tensors() if saved}
-        given = {name: np.asarray(v.array if isinstance(v, Tensor) else v) for name, v in state_dict.items()}
-        missing = [name for name in own if name not in given]
-        unexpected = [name for name in given if name not in own]
-        misshapen = [
-            f"{name}: {given[name].shape} given, {value.shape} expected"
-            for name, value in own.items()
-            if name in given and given[name].shape != value.shape
-        ]
-        problems = [("values of another shape", misshapen)]
-        if strict:
-            problems += [("missing", missing), ("unexpected", unexpected)]
-        if any(found for _, found in problems):
-            lines = [f"  {kind}: {', '.join(found)}" for kind, found in problems if found]
-            raise RuntimeError(f"the state dict does not fit {type(self).__name__}:\n" + "\n".join(lines))
-        for name, value in own.items():
-            if name in given:
-                value.array[...] = to_device(given[name].astype(value.dtype, copy=False), value.device)
-        return IncompatibleKeys(missing, unexpected)
+    def to_empty(self, *, device: Any, recurse: bool = True) -> Any:
+        """Parameters and buffers to a device, with values of no particular kind."""
+        return self._apply(lambda t: Tensor(to_device(np.empty_like(t.array), device)), recurse)
 
     # -- the rest --------------------------------------------------------------------------------
 
@@ -295,6 +346,9 @@ class Module:
                 lines.append(f"  ({name}): " + repr(child).replace("\n", "\n  "))
         head = f"{type(self).__name__}({self.extra_repr()}"
         return head + ("\n" + "\n".join(lines) + "\n)" if lines else ")")
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if not name[0].isdigit()]  # Sequential's children, say
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_last_call"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dtrain.autograd import Tensor
 
-__all__ = ["Parameter"]
+__all__ = ["Buffer", "Parameter"]
 
 
 class Parameter(Tensor):
@@ -19,3 +19,16 @@ class Parameter(Tensor):
 
     def __repr__(self) -> str:
         return f"Parameter({super().__repr__()})"
+
+
+class Buffer(Tensor):
+    """A tensor that a Module keeps and saves but does not train: an attribute of this type is found by `buffers()`.
+
+    Assigning one is `Module.register_buffer`. persistent=False leaves it out of the state dict.
+    """
+
+    __slots__ = ("persistent",)
+
+    def __init__(self, data: Tensor, *, persistent: bool = True) -> None:
+        super().__init__(data.array)
+        self.persistent = persistent

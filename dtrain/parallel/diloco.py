@@ -100,13 +100,21 @@ class DiLoCo(Wrapper):
         """Whether the last `optimizer.step()` completed a step: all workers of this rank have made it."""
         return self.optimizer.synchronized
 
-    def state_dict(self, prefix: str = "") -> dict[str, Any]:
+    def state_dict(
+        self, destination: dict[str, Any] | None = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Any]:
         """The module's state dict after the last outer step, under the module's own names."""
         self.optimizer.hold(None)
-        return super().state_dict(prefix)
+        return super().state_dict(destination, prefix, keep_vars)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> IncompatibleKeys:
         """Load what workers start from in the next round; every rank must load the same."""
+        if assign:
+            raise ValueError(
+                "DiLoCo's parameters lie in memory of its own, into which load_state_dict copies: assign=False"
+            )
         self.optimizer.hold(None)
         keys = super().load_state_dict(state_dict, strict)
         self.optimizer.restart()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from dtrain.autograd import Tensor
-from dtrain.nn.module import IncompatibleKeys, Module
+from dtrain.nn.module import Module
 
 __all__ = ["Wrapper", "given"]
 
@@ -31,13 +31,15 @@ class Wrapper(Module):
         """Names below the wrapper are the module's own."""
         return self.module._walk(prefix)
 
-    def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
+    def state_dict(
+        self, destination: dict[str, Any] | None = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Any]:
         """The module's state dict, under the module's own names."""
-        return self.module.state_dict(prefix)
+        return self.module.state_dict(destination, prefix, keep_vars)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
+    def _load_below(self, given: Any, prefix: str, *lists: Any) -> None:
         """Load the module's state; every rank must load the same."""
-        return self.module.load_state_dict(state_dict, strict)
+        self.module._load_below(given, prefix, *lists)
 
 
 def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, tuple[int, int] | None]:

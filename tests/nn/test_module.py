@@ -269,3 +269,128 @@ def test_a_parameter_is_not_lost_by_assignment() -> None:
     layer.weight = nn.Parameter(dtrain.zeros(2, 2))
     layer.weight.data = dtrain.ones(2, 2)
     assert layer.weight.sum().item() == 4
+
+
+def test_what_is_found_by_name(torch):
+    def run(o: Any, tensor: Any) -> Any:
+        m = nested(o, tensor)
+        m.block.set = o.Buffer(tensor([5.0]))
+        m.block.unsaved = o.Buffer(tensor([6.0]), persistent=False)
+        found = [m.get_parameter("block.gain").tolist(), m.get_buffer("layers.2.scale").tolist()]
+        found.append(type(m.get_submodule("parts.a.0")).__name__)
+        for get, target in (
+            (m.get_parameter, "block.scale"), (m.get_parameter, "no.where"), (m.get_buffer, "block.gain"),
+            (m.get_submodule, "block.nothing.x"),
+        ):  # fmt: skip
+            with pytest.raises(AttributeError):
+                get(target)
+        m.set_submodule("parts.a.0", o.Tanh())
+        del m.block.scale
+        return [
+            *found, sorted(m.state_dict()), [n for n, _ in m.named_buffers()], len(m.state_dict(keep_vars=True)),
+            [n for n, _ in m.named_parameters(remove_duplicate=False)],
+            [n for n, _ in m.named_buffers(remove_duplicate=False)],
+            [n for n, _ in m.named_modules(remove_duplicate=False)],
+            [n for n, _ in m.named_modules(memo={m.block}, prefix="p")],
+            list(m.block._modules), list(m._modules), sorted(m.state_dict(destination={"x": 1}, prefix="p.")),
+            [n for n in dir(o.Sequential(o.Tanh())) if n.isdigit()],
+        ]  # fmt: skip
+
+    assert run(nn, dtrain.tensor) == run(torch.nn, torch.tensor)
+
+
+def test_views_of_attributes_write_through():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    assert (list(model[0]._parameters), len(model[1]._buffers)) == (["weight", "bias"], 3)
+    model._modules["0"] = nn.Tanh()
+    del model._modules["1"]
+    assert repr(model._modules) == "{'0': Tanh()}"
+    with pytest.raises(KeyError):
+        model._modules["training"]
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda m: m.register_buffer("x", 3), TypeError),
+        (lambda m: m.register_buffer("x.y", dtrain.zeros(1)), KeyError),
+        (lambda m: m.register_buffer("weight", dtrain.zeros(1)), KeyError),
+        (lambda m: m.register_parameter("x", dtrain.zeros(1)), TypeError),
+        (lambda m: m.register_parameter("", None), KeyError),
+        (lambda m: m.register_parameter("forward", None), KeyError),
+        (lambda m: m.register_module("weight", nn.Tanh()), KeyError),
+        (lambda m: m.add_module(3, nn.Tanh()), TypeError),
+        (lambda m: m.bfloat16(), TypeError),
+        (lambda m: m.cuda(), ValueError),
+    ],
+)
+def test_what_a_module_does_not_take(torch, call, error):
+    with pytest.raises(error):
+        call(nn.Linear(1, 1))
+
+
+def test_conversions_by_name():
+    model = nn.BatchNorm1d(2)
+    assert {t.dtype for t in model.half().state_dict().values()} == {np.dtype(np.float16), np.dtype(np.int64)}
+    assert {t.dtype for t in model.type(dtrain.float64).state_dict().values()} == {np.dtype(np.float64)}
+    weight = model.weight
+    model.to_empty(device="cpu")
+    assert model.weight is weight and weight.shape == (2,)
+
+
+class Counting(nn.Module):
+    """With state that is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = {"done": 0}
+        self.layer = nn.Linear(1, 1)
+
+    def get_extra_state(self) -> Any:
+        return dict(self.steps)
+
+    def set_extra_state(self, state: Any) -> None:
+        self.steps = state
+
+
+def test_extra_state():
+    a, b = nn.Sequential(Counting()), nn.Sequential(Counting())
+    a[0].steps["done"] = 3
+    state = a.state_dict()
+    assert list(state) == ["0._extra_state", "0.layer.weight", "0.layer.bias"]
+    b.load_state_dict(state)
+    assert b[0].steps == {"done": 3}
+    del state["0._extra_state"]
+    assert b.load_state_dict(state, strict=False).missing_keys == ["0._extra_state"]
+    assert nn.Tanh().load_state_dict({"_extra_state": 1}, strict=False).unexpected_keys == ["_extra_state"]
+
+
+def test_assign_makes_the_given_tensors_the_modules_own():
+    model = nn.BatchNorm1d(2)
+    model.bias.requires_grad_(False)
+    state = {name: value.double() for name, value in nn.BatchNorm1d(2).state_dict().items()}
+    model.load_state_dict(state, assign=True)
+    assert model.weight.array is state["weight"].array
+    assert (model.weight.requires_grad, model.bias.requires_grad) == (True, False)
+    assert isinstance(model.weight, nn.Parameter)
+    assert model.running_mean is state["running_mean"]
+    model.load_state_dict(nn.BatchNorm1d(2).state_dict(keep_vars=True), assign=True)
+    assert not model.bias.requires_grad
+    assert model.weight.dtype == np.float32
+
+
+def test_a_module_may_load_its_own_state_in_its_own_way():
+    class Renamed(nn.Linear):
+        def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+            if prefix + "kernel" in state_dict:
+                state_dict[prefix + "weight"] = state_dict.pop(prefix + "kernel").T
+            super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    model = nn.Sequential(Renamed(2, 1), nn.Linear(1, 1))
+    state = model.state_dict()
+    state["0.kernel"] = dtrain.tensor([[1.0], [2.0]])
+    del state["0.weight"]
+    given = dict(state)
+    model.load_state_dict(state)
+    assert model[0].weight.tolist() == [[1, 2]]
+    assert state == given
