@@ -6,14 +6,18 @@ from), `op.py` (how a function of arrays becomes a function of Tensors), `graph.
 
 from dtrain.autograd.check import check_grads
 from dtrain.autograd.function import Function
-from dtrain.autograd.graph import backward, backward_root, grad, on_backward_end
+from dtrain.autograd.graph import backward, grad
 from dtrain.autograd.mode import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from dtrain.autograd.op import Joint, op
+from dtrain.autograd.recorded import Recorded
 from dtrain.autograd.tensor import Tensor, device
+from dtrain.autograd.under_way import backward_root, on_backward_end
+from dtrain.autograd.writes import mark_written
 
 __all__ = [
     "Function",
     "Joint",
+    "Recorded",
     "Tensor",
     "backward",
     "backward_root",
@@ -22,6 +26,7 @@ __all__ = [
     "enable_grad",
     "grad",
     "is_grad_enabled",
+    "mark_written",
     "no_grad",
     "on_backward_end",
     "op",

@@ -48,20 +48,50 @@ class Function:
             result = cls.forward(ctx, *args)
         if not (mode.enabled and any(ctx.needs_input_grad)):
             return result
-        several = isinstance(result, tuple)
-        shapes = [r.array for r in (result if several else (result,))]
+        rule = _Rule(cls, ctx, args, result)
+        output = record(rule, rule.value_of(result), Joint(rule.pullback), args, {})
+        # What forward saved of its results leads back to here, so that backward can be differentiated too.
+        pairs = zip(result, output, strict=True) if rule.several else [(result, output)]
+        for made, recorded in pairs:
+            if any(made is s for s in ctx.saved_tensors):
+                made._node, made.requires_grad = recorded._node, recorded.requires_grad
+        return output
 
-        def pullback(g: Any, needs: Sequence[bool]) -> list[Any]:
-            pieces = g if several else [g]
-            given = [Tensor(piece if piece is not None else a * 0) for piece, a in zip(pieces, shapes, strict=True)]
-            with no_grad():
-                grads = cls.backward(ctx, *given)
-            grads = grads if isinstance(grads, tuple) else (grads,)
-            if len(grads) != len(args):
-                raise RuntimeError(
-                    f"{cls.__name__}.backward returned {len(grads)} gradients for {len(args)} inputs of forward"
-                )
-            return [None if r is None else r.array for r in grads]
 
-        value = tuple(r.array for r in result) if several else result.array
-        return record(cls.__name__, value, Joint(pullback), args)
+class _Rule:
+    """What a node of a Function needs: its gradient, and the means to run it and its gradient again."""
+
+    formula = None
+
+    def __init__(self, cls: type[Function], ctx: _Context, args: tuple[Any, ...], result: Any) -> None:
+        self.name, self.cls, self.ctx, self.count = cls.__name__, cls, ctx, len(args)
+        self.tensors = [isinstance(a, Tensor) for a in args]
+        self.several = isinstance(result, tuple)
+        self.results = [r.array for r in (result if self.several else (result,))]
+
+    def value_of(self, result: Any) -> Any:
+        return tuple(r.array for r in result) if self.several else result.array
+
+    def function(self, *arrays: Any) -> Any:
+        with no_grad():
+            args = [Tensor(a) if is_tensor else a for a, is_tensor in zip(arrays, self.tensors, strict=True)]
+            return self.value_of(self.cls.forward(_Context(), *args)), None
+
+    def pullback(self, g: Any, needs: Sequence[bool]) -> list[Any]:
+        given = [None if piece is None else Tensor(piece) for piece in (g if self.several else [g])]
+        with no_grad():
+            return [None if r is None else r.array for r in self._backward(given)]
+
+    def gradients(self, node: Any, g: Any, needs: Sequence[bool]) -> list[Any]:
+        """The gradients as Tensors that can be differentiated again; g is recorded."""
+        return self._backward([None if piece is None else piece.tensor for piece in (g if self.several else [g])])
+
+    def _backward(self, given: list[Any]) -> list[Any]:
+        pairs = zip(given, self.results, strict=True)
+        grads = self.cls.backward(self.ctx, *[Tensor(a * 0) if piece is None else piece for piece, a in pairs])
+        grads = grads if isinstance(grads, tuple) else (grads,)
+        if len(grads) != self.count:
+            raise RuntimeError(
+                f"{self.name}.backward returned {len(grads)} gradients for {self.count} inputs of forward"
+            )
+        return list(grads)

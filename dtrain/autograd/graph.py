@@ -8,17 +8,18 @@ between ranks while the first layers are still being differentiated.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dtrain.autograd.under_way import under_way
+from dtrain.autograd.writes import check_unspoiled, writes
 from dtrain.backend import Array, xp_of
 
 if TYPE_CHECKING:
     from dtrain.autograd.tensor import Tensor
 
-__all__ = ["Joint", "Node", "Pieces", "backward", "backward_root", "grad", "on_backward_end", "under_way", "walk"]
+__all__ = ["PASSING", "Joint", "Node", "Pieces", "backward", "grad", "walk"]
 
 
 class Joint:
@@ -48,18 +49,24 @@ class Node:
     """One executed op: its inputs' nodes and the pullbacks that send a gradient to them.
 
     `parents[i]` is the node of input i, or the input itself where it is a tensor that needs no
-    gradient (so that a module can be asked for the gradient of its input all the same), or None.
+    gradient (so that a module can be asked for the gradient of its input all the same), or what else
+    the op was given.
     """
 
     __slots__ = (
-        "__weakref__", "grad", "hooks", "leaf", "op", "owned", "parents", "pending", "pullbacks", "shape",
+        "__weakref__", "call", "grad", "hooks", "leaf", "op", "owned", "parents", "pending", "pullbacks", "shape",
+        "time",
     )  # fmt: skip
 
-    def __init__(self, op: str, parents: Sequence[Any], pullbacks: Any, shape: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, op: str, parents: Sequence[Any], pullbacks: Any, shape: tuple[int, ...] = (), call: Any = None
+    ) -> None:
         self.op = op
         self.shape = shape  # of what the op returned, and so of its gradient; () where that is a tuple
         self.parents = parents
         self.pullbacks = pullbacks
+        self.call = call  # a `Call`: how to run the op again, for create_graph
+        self.time = writes.now  # what was written in place later may have spoiled what the pullbacks keep
         self.pending = 0  # consumers that have yet to contribute to the gradient
         self.grad: Any = None  # the sum of the contributions so far
         self.owned = False  # whether grad was made here, so that it may be added to in place
@@ -74,91 +81,90 @@ class Node:
         return node
 
 
-class _Walks(threading.local):
-    """The backward calls that are under way in this thread: their roots, and what to call at their ends."""
-
-    def __init__(self) -> None:
-        self.under_way: list[tuple[Tensor | None, list[Callable[[], None]]]] = []
-
-
-_walks = _Walks()
-
-
-class under_way:  # noqa: N801
-    """`with under_way(root):` a backward pass from `root`; what it leaves to be called is called if it ends well."""
-
-    def __init__(self, root: Tensor | None) -> None:
-        self.root = root
-
-    def __enter__(self) -> None:
-        _walks.under_way.append((self.root, []))
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        callbacks = _walks.under_way.pop()[1]
-        if error is None:
-            for callback in callbacks:
-                callback()
-
-
-def backward_root() -> Tensor | None:
-    """The tensor whose `backward()` is under way in this thread; None where a module's `backward` is.
-
-    Raises RuntimeError outside of one.
-    """
-    if not _walks.under_way:
-        raise RuntimeError("no backward walk is under way")
-    return _walks.under_way[-1][0]
-
-
-def on_backward_end(callback: Callable[[], None]) -> None:
-    """Call `callback` once the backward walk that is under way in this thread has ended well.
-
-    To be used from pullbacks and gradient hooks. Raises RuntimeError outside a walk.
-    """
-    if not _walks.under_way:
-        raise RuntimeError("no backward walk is under way")
-    _walks.under_way[-1][1].append(callback)
+#: The `call` of a node whose pullbacks only pass gradients on: they take recorded ones as they are.
+PASSING = object()
 
 
 def backward(
     tensors: Tensor | Sequence[Tensor],
     grad_tensors: Tensor | Sequence[Tensor | None] | None = None,
-    retain_graph: bool = False,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: Tensor | Sequence[Tensor] | None = None,
 ) -> None:
     """Add d(sum of tensors)/d(leaf) to `.grad` of every leaf that the tensors were computed from.
 
     grad_tensors: one gradient per tensor, of its shape; may be left out for tensors of one element.
-    Raises RuntimeError for a tensor without a graph, and where a graph is walked a second time
+    retain_graph: keep what a second walk needs; create_graph unless given. create_graph: record the
+    gradients' own computation, so that they can be differentiated again. inputs: only these tensors get
+    a gradient. Raises RuntimeError for a tensor without a graph, and where a graph is walked a second time
     although `retain_graph` was not given the first time.
     """
     roots, seeds = _roots(tensors, grad_tensors)
+    retain = create_graph if retain_graph is None else retain_graph
+    nodes = [root.node for root in roots]
     with under_way(roots[0]):
-        walk([root.node for root in roots], seeds, retain_graph=retain_graph)
+        if inputs is None:
+            walk(nodes, seeds, retain_graph=retain, create_graph=create_graph)
+            return
+        chosen = tuple(inputs) if isinstance(inputs, (list, tuple)) else (inputs,)
+        found = walk(nodes, seeds, retain_graph=retain, wanted=[t.node for t in chosen], create_graph=create_graph)
+        for t, g in zip(chosen, found, strict=True):
+            if g is not None:
+                _deliver(t, g)
 
 
 def grad(
     outputs: Tensor | Sequence[Tensor],
     inputs: Tensor | Sequence[Tensor],
     grad_outputs: Tensor | Sequence[Tensor | None] | None = None,
-    retain_graph: bool = False,
-    allow_unused: bool = False,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    only_inputs: bool = True,
+    allow_unused: bool | None = None,
+    *,
+    materialize_grads: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of outputs with respect to inputs; `.grad` of no tensor changes.
 
-    Raises RuntimeError for an input that outputs do not depend on, unless allow_unused.
+    Arguments as for `backward`; only what lies between outputs and inputs is walked. With create_graph
+    the gradients can be differentiated again. An input that outputs do not depend on is an error
+    (RuntimeError), or gets None with allow_unused, or zeros with materialize_grads.
     """
+    if not only_inputs:
+        raise ValueError("grad: only_inputs=False is not supported, in PyTorch neither; use backward()")
     wanted = tuple(inputs) if isinstance(inputs, (list, tuple)) else (inputs,)
     roots, seeds = _roots(outputs, grad_outputs)
     nodes = [root.node for root in roots]
     ends = [t.node or t for t in wanted]
-    found = walk(nodes, seeds, retain_graph=retain_graph, wanted=ends)
-    tensor = type(roots[0])
+    retain = create_graph if retain_graph is None else retain_graph
+    found = walk(nodes, seeds, retain_graph=retain, wanted=ends, create_graph=create_graph)
+    tensor = _tensor_class()
+    gradients = []
     for i, g in enumerate(found):
-        if g is None and not allow_unused:
+        if g is None and materialize_grads:
+            g = xp_of(wanted[i].array).zeros_like(wanted[i].array)
+        elif g is None and not allow_unused:
             raise RuntimeError(
                 f"input {i} was not used to compute the outputs; pass allow_unused=True to get None for it"
             )
-    return tuple(None if g is None else tensor(g) for g in found)
+        gradients.append(None if g is None else g.tensor if hasattr(g, "tensor") else tensor(g))
+    return tuple(gradients)
+
+
+def _tensor_class() -> type[Tensor]:
+    from dtrain.autograd.tensor import Tensor
+
+    return Tensor
+
+
+def _deliver(tensor: Tensor, g: Any) -> None:
+    """Add g to `.grad`; a recorded g so that it can be differentiated again."""
+    recorded = getattr(g, "tensor", None)
+    if recorded is None or tensor._sink is not None:
+        tensor.receive(g if recorded is None else recorded.array)
+    else:
+        tensor.grad = recorded if tensor.grad is None else tensor.grad + recorded
 
 
 def _roots(tensors: Any, grads: Any) -> tuple[list[Tensor], list[Array]]:
@@ -180,35 +186,45 @@ def _roots(tensors: Any, grads: Any) -> tuple[list[Tensor], list[Array]]:
         else:
             if tuple(g.shape) != root.shape:
                 raise ValueError(f"the gradient has shape {tuple(g.shape)}, its tensor {root.shape}")
-            seeds.append(g.array.astype(root.array.dtype, copy=False))
+            seeds.append(g if g.requires_grad else g.array.astype(root.array.dtype, copy=False))
     return roots, seeds
 
 
 def walk(
     roots: Sequence[Any],
-    seeds: Sequence[Array],
+    seeds: Sequence[Any],
     *,
     retain_graph: bool = False,
     wanted: Sequence[Any] = (),
     leave: bool = False,
-) -> list[Array | None]:
-    """Carry `seeds` back from the nodes `roots`; return the gradients of `wanted`.
+    create_graph: bool = False,
+) -> list[Any]:
+    """Carry `seeds` (arrays; Tensors too with create_graph) back from nodes `roots`; return the gradients of `wanted`.
 
     wanted: nodes, or tensors that need no gradient and so have none; None in it gets none.
     leave: stop at what is wanted (a module's inputs), and give the leaves before it their gradients.
-    Otherwise, if anything is wanted, the walk goes on to the leaves and these get nothing.
+    Otherwise, if anything is wanted, only what lies between it and the roots is walked.
+    create_graph: the gradients are `Recorded`, and the graph is kept.
     """
-    found: dict[int, Array | None] = {id(end): None for end in wanted}
+    again: Callable[..., Sequence[Any]] | None = None
+    if create_graph:
+        from dtrain.autograd.recorded import Again, as_recorded
+
+        again, seeds = Again(), [as_recorded(seed) for seed in seeds]
+    else:
+        seeds = [getattr(seed, "array", seed) for seed in seeds]
+    found: dict[int, Any] = {id(end): None for end in wanted}
     stops = set(found) if leave else set()
     if len(roots) == 1:
         start = roots[0]
         start.grad = seeds[0]
     else:
-        start = Node("backward", roots, tuple((lambda g, s=s: s) for s in seeds))
+        start = Node("backward", roots, tuple((lambda g, s=s: s) for s in seeds), call=PASSING)
         start.grad = True  # the seeds are its pullbacks'
-    visited = _count_consumers(start, stops)
+    between = _between(start, found) if found and not leave else None
+    visited = _count_consumers(start, stops, between)
     try:
-        _propagate(start, found, stops, retain_graph, accumulate=leave or not wanted)
+        _propagate(start, found, stops, between, retain_graph, leave or not wanted, again)
     except BaseException:
         for node in visited:
             node.pending, node.grad, node.owned = 0, None, False
@@ -216,8 +232,25 @@ def walk(
     return [found[id(end)] for end in wanted]
 
 
-def _count_consumers(start: Node, stops: set[int]) -> list[Node]:
-    """Set `pending` of every node below `start` and not beyond `stops`, and return those nodes."""
+def _between(start: Node, found: dict[int, Any]) -> set[int]:
+    """The ids of the nodes below `start` from which something wanted is reached."""
+    leading: set[int] = set()
+    seen: set[int] = set()
+    stack: list[tuple[Node, bool]] = [(start, False)]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            if id(node) in found or any(id(p) in leading or id(p) in found for p in node.parents):
+                leading.add(id(node))
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            stack += [(p, False) for p in node.parents if p.__class__ is Node and id(p) not in seen]
+    return leading
+
+
+def _count_consumers(start: Node, stops: set[int], between: set[int] | None) -> list[Node]:
+    """Set `pending` of every node below `start`, of `between` and not beyond `stops`, and return those nodes."""
     visited = []
     stack = [start]
     while stack:
@@ -232,8 +265,10 @@ def _count_consumers(start: Node, stops: set[int]) -> list[Node]:
                 f"backward went through op '{node.op}' a second time, but its saved values were "
                 "freed the first time; call backward(retain_graph=True) the first time"
             )
+        if node.time < writes.now:
+            check_unspoiled(node)
         for parent in node.parents:
-            if parent.__class__ is Node:
+            if parent.__class__ is Node and (between is None or id(parent) in between):
                 parent.pending += 1
                 if parent.pending == 1:
                     stack.append(parent)
@@ -241,7 +276,13 @@ def _count_consumers(start: Node, stops: set[int]) -> list[Node]:
 
 
 def _propagate(
-    start: Node, found: dict[int, Array | None], stops: set[int], retain_graph: bool, accumulate: bool
+    start: Node,
+    found: dict[int, Any],
+    stops: set[int],
+    between: set[int] | None,
+    retain_graph: bool,
+    accumulate: bool,
+    again: Callable[..., Sequence[Any]] | None,
 ) -> None:
     ready = [start]
     while ready:
@@ -256,20 +297,30 @@ def _propagate(
         if node.leaf is not None:
             leaf = node.leaf()
             if accumulate and g is not None and leaf is not None and leaf.requires_grad:
-                leaf.receive(g)
+                if again is None:
+                    leaf.receive(g)
+                else:
+                    _deliver(leaf, g)
             continue
         parents, pullbacks = node.parents, node.pullbacks
-        if not retain_graph:
-            node.parents, node.pullbacks = (), None
         gradients: Sequence[Any] | None = None
         if g is None:
             gradients = [None] * len(parents)
-        elif pullbacks.__class__ is Joint:
-            gradients = pullbacks.function(g, [p.__class__ is Node or id(p) in found for p in parents])
+        elif pullbacks.__class__ is Joint or again is not None:
+            if between is None:
+                needs = [p.__class__ is Node or id(p) in found for p in parents]
+            else:
+                needs = [id(p) in between or id(p) in found for p in parents]
+            gradients = pullbacks.function(g, needs) if again is None else again(node, g, needs)
+        if not retain_graph:
+            node.parents, node.pullbacks, node.call = (), None, None
         # Leaves go on top, so that their gradients start to travel before more is computed.
         below = leaves_below = len(ready)
         for i, parent in enumerate(parents):
-            if parent.__class__ is not Node and (parent is None or id(parent) not in found):
+            if parent.__class__ is not Node:
+                if parent is None or not found or id(parent) not in found:
+                    continue
+            elif between is not None and id(parent) not in between:
                 continue
             gradient = pullbacks[i](g) if gradients is None else gradients[i]
             if parent.__class__ is not Node:
@@ -294,12 +345,11 @@ def _propagate(
                     ready.insert(leaves_below, parent)
 
 
-def _run_hooks(node: Node, g: Array) -> Array:
-    from dtrain.autograd.tensor import Tensor
-
+def _run_hooks(node: Node, g: Any) -> Any:
     assert node.hooks is not None
+    recorded = hasattr(g, "tensor")
     for hook in list(node.hooks.values()):
-        replaced = hook(Tensor(g))
+        replaced = hook(g.tensor if recorded else _tensor_class()(g))
         if replaced is not None:
-            g = replaced.array
+            g = type(g)(replaced) if recorded else replaced.array
     return g

@@ -10,6 +10,7 @@ import numpy as np
 
 from dtrain.autograd.graph import Node, backward
 from dtrain.autograd.mode import mode
+from dtrain.autograd.writes import mark_written
 from dtrain.backend import Array, device_of, to_device, to_numpy, xp_of
 
 __all__ = ["Sink", "Tensor", "device"]
@@ -88,9 +89,15 @@ class Tensor:
         """The recorded op that computed this tensor, None for a leaf."""
         return None if self.is_leaf else self._node
 
-    def backward(self, gradient: Tensor | None = None, retain_graph: bool = False) -> None:
+    def backward(
+        self,
+        gradient: Tensor | None = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        inputs: Any = None,
+    ) -> None:
         """Add d(self)/d(leaf) to `.grad` of every leaf; see `dtrain.autograd.backward`."""
-        backward(self, gradient, retain_graph)
+        backward(self, gradient, retain_graph, create_graph, inputs)
 
     def receive(self, g: Array) -> None:
         """Take the gradient of a walk that has reached this leaf: add it to `.grad`."""
@@ -164,6 +171,7 @@ class Tensor:
     def data(self, value: Tensor) -> None:
         if value.array.shape == self.array.shape and value.array.dtype == self.array.dtype:
             self.array[...] = value.array
+            mark_written(self.array)
         else:
             self.array, self._flat, self.grad = value.array, None, None
 
@@ -325,9 +333,9 @@ def _cast(tensor: Tensor, array: Array) -> Tensor:
     """`array`, a converted copy of the tensor's, as a result of the tensor."""
     if not (mode.enabled and tensor.requires_grad and array.dtype.kind == "f"):
         return Tensor(array)
-    dtype, place = tensor.array.dtype, device_of(tensor.array)
-    pullback = lambda g: to_device(g, place).astype(dtype, copy=False)  # noqa: E731
-    return Tensor(array, True, Node("to", (tensor.node,), (pullback,), array.shape))
+    from dtrain.autograd.op import cast
+
+    return cast(tensor, array.dtype, device_of(array))
 
 
 def _as_array(value: Any) -> Array:

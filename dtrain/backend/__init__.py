@@ -17,23 +17,35 @@ import numpy as np
 
 from dtrain.backend import reference
 
-__all__ = ["Array", "backend_of", "device_of", "to_device", "to_numpy", "xp_of"]
+__all__ = ["Array", "NoKernelError", "backend_of", "device_of", "to_device", "to_numpy", "xp_of"]
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 
 
-def xp_of(x: Array) -> ModuleType:
-    """The module (numpy or cupy) whose functions take arrays of x's type."""
-    if isinstance(x, (np.ndarray, np.generic, int, float, bool)):
+class NoKernelError(TypeError):
+    """There is no kernel for this kind of array."""
+
+
+def xp_of(x: Array, *others: Array) -> ModuleType:
+    """The module whose functions take arrays of x's type, and of the others' where they are given too.
+
+    numpy for NumPy's arrays and Python numbers; what an array names itself (`__array_namespace__`) comes first.
+    """
+    if not others and isinstance(x, (np.ndarray, np.generic, int, float)):
         return np
-    raise TypeError(f"expected a NumPy array, got {type(x).__name__}")
+    for a in (x, *others):
+        if not isinstance(a, (np.ndarray, np.generic, int, float, type(None))):
+            if not hasattr(a, "__array_namespace__"):
+                raise TypeError(f"expected a NumPy array, got {type(a).__name__}")
+            return a.__array_namespace__()
+    return np
 
 
 def backend_of(x: Array) -> ModuleType:
     """The kernels for arrays of x's type: functions named as in `reference`."""
     if isinstance(x, np.ndarray):
         return reference
-    raise TypeError(f"expected a NumPy array, got {type(x).__name__}")
+    raise NoKernelError(f"there are kernels for NumPy arrays, not for {type(x).__name__}")
 
 
 def device_of(x: Array) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Tensor
-from dtrain.autograd.graph import under_way, walk
+from dtrain.autograd.graph import walk
 from dtrain.autograd.mode import mode
+from dtrain.autograd.under_way import under_way
 from dtrain.backend import to_device
 from dtrain.nn.attributes import Kind
 from dtrain.nn.hooks import Hooked

@@ -18,11 +18,12 @@ from dtrain.ops import (
     methods,
     norm,
     pooling,
+    recorded,
     reduction,
     shape,
 )
 
 __all__ = [
     "activation", "arithmetic", "attention", "conv", "creation", "dropout", "embedding", "linear", "loss", "methods",
-    "norm", "pooling", "reduction", "shape",
+    "norm", "pooling", "recorded", "reduction", "shape",
 ]  # fmt: skip

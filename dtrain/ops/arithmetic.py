@@ -44,7 +44,7 @@ def div(x: Any, y: Any) -> Any:
     """x / y with broadcasting; integers give the default floating-point dtype."""
     a, b = operands(x, y)
     if result_dtype(a, b).kind != "f":
-        a, b = (floating(xp_of(v).asarray(v)) for v in (a, b))
+        a, b = (floating(v if hasattr(v, "dtype") else xp_of(v).asarray(v)) for v in (a, b))
     z = _ratio(a, b)
     return z, (lambda g: unbroadcast(_ratio(g, b), x), lambda g: unbroadcast(_ratio(-g * z, b), y))
 
@@ -59,7 +59,7 @@ def _ratio(x: Any, y: Any) -> Any:
 def pow(x: Any, y: Any) -> Any:  # noqa: A001
     """x ** y with broadcasting. The gradient of y is 0 where x = 0 and y >= 0, as in PyTorch."""
     a, b = operands(x, y)
-    xp = xp_of(a if hasattr(a, "dtype") else b)
+    xp = xp_of(a, b)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = a**b
 
@@ -152,16 +152,15 @@ def sign(x: Any) -> Any:
 def _choose(x: Any, y: Any, wins: str, choose: str) -> Any:
     """One of x and y, elementwise; where they are equal each gets half of the gradient, as in PyTorch."""
     a, b = operands(x, y)
-    xp = xp_of(a)
-    z = getattr(xp, choose)(a, b)
+    z = getattr(xp_of(a, b), choose)(a, b)
     half = (a == b) * 0.5
 
     def share(won: Any) -> Any:
         return (won * 1.0 * (half == 0) + half).astype(z.dtype)
 
     return z, (
-        lambda g: unbroadcast(g * share(getattr(xp, wins)(a, b)), x),
-        lambda g: unbroadcast(g * share(getattr(xp, wins)(b, a)), y),
+        lambda g: unbroadcast(g * share(a > b if wins == "greater" else a < b), x),
+        lambda g: unbroadcast(g * share(b > a if wins == "greater" else b < a), y),
     )
 
 
@@ -191,12 +190,12 @@ def where(condition: Any, x: Any, y: Any) -> Any:
     """x where condition is true, else y; all three broadcast."""
     if getattr(condition, "dtype", None) != np.bool_:
         raise TypeError(f"where needs a condition of dtype bool, got {getattr(condition, 'dtype', type(condition))}")
-    xp = xp_of(condition)
     dtype = result_dtype(x, y)
-    return xp.where(condition, xp.asarray(x, dtype), xp.asarray(y, dtype)), (
+    a, b = (v.astype(dtype, copy=False) if hasattr(v, "dtype") else xp_of(condition).asarray(v, dtype) for v in (x, y))
+    return xp_of(a, b).where(condition, a, b), (
         None,
-        lambda g: unbroadcast(xp.where(condition, g, 0).astype(g.dtype), x),
-        lambda g: unbroadcast(xp.where(condition, 0, g).astype(g.dtype), y),
+        lambda g: unbroadcast(xp_of(g).where(condition, g, 0).astype(g.dtype, copy=False), x),
+        lambda g: unbroadcast(xp_of(g).where(condition, 0, g).astype(g.dtype, copy=False), y),
     )
 
 

@@ -50,8 +50,12 @@ def operands(x: Any, y: Any) -> tuple[Any, Any]:
     if getattr(x, "dtype", None) == getattr(y, "dtype", 0):
         return x, y
     dtype = result_dtype(x, y)
-    xp = xp_of(x if hasattr(x, "dtype") else y)
-    return xp.asarray(x, dtype), xp.asarray(y, dtype)
+    return _as(x, dtype, y), _as(y, dtype, x)
+
+
+def _as(x: Any, dtype: np.dtype, other: Array) -> Array:
+    """x in another dtype; a Python number as an array where `other` lives."""
+    return x.astype(dtype, copy=False) if hasattr(x, "dtype") else xp_of(other).asarray(x, dtype)
 
 
 def floating(x: Any) -> Any:
@@ -76,4 +80,4 @@ def unbroadcast(g: Array, x: Any) -> Array:
     repeated = tuple(i for i, n in enumerate(x.shape) if n == 1 and g.shape[i] != 1)
     if repeated:
         g = g.sum(repeated, keepdims=True)
-    return xp_of(x).asarray(g, x.dtype)
+    return g if g.dtype == x.dtype else g.astype(x.dtype)

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Joint, Tensor
-from dtrain.autograd.graph import Node, under_way, walk
-from dtrain.autograd.op import record
+from dtrain.autograd.graph import Node, walk
+from dtrain.autograd.op import op
+from dtrain.autograd.under_way import under_way
 from dtrain.backend import Array
 from dtrain.backend.random import key
 from dtrain.nn.norm import SyncBatchNorm
@@ -314,7 +315,12 @@ def _enter(part: Part, x: Tensor) -> Tensor:
     """An input of the model. Its gradient is its own loss's again, without the weight."""
     if not x.requires_grad:
         return x
-    return record("input", x.array, lambda g: g / g.dtype.type(part.weight) if part.weight else np.zeros_like(g), (x,))
+
+    @op
+    def enter(x: Any) -> Any:
+        return x, lambda g: g / g.dtype.type(part.weight) if part.weight else np.zeros_like(g)
+
+    return enter(x)
 
 
 def _bytes(value: Any) -> bytes:

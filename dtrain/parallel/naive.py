@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Tensor, is_grad_enabled, on_backward_end
-from dtrain.autograd.op import record
+from dtrain.autograd.op import op
 from dtrain.backend.random import key
 from dtrain.comm import Communicator
 from dtrain.data.sampler import microbatch_block
@@ -53,13 +53,20 @@ class NaiveDistributedDataParallel(Module):
             self._set_buffers(self.waiting[-1][len(self.done)].buffers)
         self.start = [b.array.copy() for b in self.module.buffers()]
         self.weight = float(len(x))
-        output = self.module(x)
-        return record("naive", output.array, self._enter, (output,))
+        return self._enter(self.module(x))
 
-    def _enter(self, g: Any) -> Any:
-        """The backward pass of a microbatch begins."""
-        on_backward_end(self._end_microbatch)
-        return g
+    def _enter(self, output: Tensor) -> Tensor:
+        """The output; where its gradient arrives, the backward pass of a microbatch begins."""
+
+        def begin(g: Any) -> Any:
+            on_backward_end(self._end_microbatch)
+            return g
+
+        @op
+        def naive(x: Any) -> Any:
+            return x, begin
+
+        return naive(output)
 
     def _set_buffers(self, values: Sequence[Any]) -> None:
         for b, value in zip(self.module.buffers(), values, strict=True):

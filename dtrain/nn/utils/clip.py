@@ -28,7 +28,8 @@ def get_total_norm(
     norm_type: a number or "inf", the largest element. foreach changes nothing. Raises RuntimeError with
     error_if_nonfinite where the norm is infinite or NaN.
     """
-    arrays = [t.array.reshape(-1) for t in ([tensors] if isinstance(tensors, Tensor) else tensors)]
+    given: Iterable[Tensor] = [tensors] if isinstance(tensors, Tensor) else tensors
+    arrays = [t.array.reshape(-1) for t in given]
     norm = _norm(arrays, float(norm_type))
     if error_if_nonfinite and not math.isfinite(norm):
         raise RuntimeError(f"the norm of the gradients is {norm}; it cannot be clipped to a finite one")
