@@ -18,9 +18,14 @@ from dtrain.nn.module import Module
 from dtrain.nn.norm import BatchNorm1d, BatchNorm2d, LayerNorm, SyncBatchNorm
 from dtrain.nn.parameter import Buffer, Parameter
 from dtrain.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
+from dtrain.nn.rnn import GRU, LSTM, RNN, RNNBase
+from dtrain.nn.rnn_cells import GRUCell, LSTMCell, RNNCell, RNNCellBase
 
 __all__ = [
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
     "BCEWithLogitsLoss",
@@ -32,7 +37,9 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "GRUCell",
     "Identity",
+    "LSTMCell",
     "LayerNorm",
     "Linear",
     "LogSoftmax",
@@ -42,6 +49,9 @@ __all__ = [
     "ModuleDict",
     "ModuleList",
     "Parameter",
+    "RNNBase",
+    "RNNCell",
+    "RNNCellBase",
     "ReLU",
     "Sequential",
     "Sigmoid",

@@ -17,13 +17,15 @@ from dtrain.ops import (
     loss,
     methods,
     norm,
+    packing,
     pooling,
     recorded,
+    recurrent,
     reduction,
     shape,
 )
 
 __all__ = [
     "activation", "arithmetic", "attention", "conv", "creation", "dropout", "embedding", "linear", "loss", "methods",
-    "norm", "pooling", "recorded", "reduction", "shape",
+    "norm", "packing", "pooling", "recorded", "recurrent", "reduction", "shape",
 ]  # fmt: skip

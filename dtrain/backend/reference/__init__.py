@@ -26,6 +26,7 @@ from dtrain.backend.reference.pooling import (
     max_pool2d,
     max_pool2d_grad,
 )
+from dtrain.backend.reference.recurrent import gru, gru_grad, lstm, lstm_grad, rnn, rnn_grad
 from dtrain.backend.reference.table import dropout_mask, embedding_grad
 
 __all__ = [
@@ -47,10 +48,16 @@ __all__ = [
     "embedding_grad",
     "erf",
     "gelu",
+    "gru",
+    "gru_grad",
     "layer_norm",
     "layer_norm_grad",
     "log_softmax",
+    "lstm",
+    "lstm_grad",
     "max_pool2d",
     "max_pool2d_grad",
+    "rnn",
+    "rnn_grad",
     "softmax",
 ]
