@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 import dtrain
 import launch
-from dtrain import data, nn, optim
+from dtrain import data, metrics, nn, optim
 from dtrain.nn import functional as F
 
 
@@ -63,12 +63,11 @@ def arguments():
 def accuracy(model, loader, comm):
     """The share of correct predictions over all samples of all ranks."""
     model.eval()
-    counts = np.zeros(2, np.int64)
+    metric = metrics.Accuracy(comm=comm)
     for x, y in loader:
-        counts += (model(x).argmax(1) == y).sum().item(), len(y)
-    comm.allreduce_(counts)
+        metric.update(model(x), y)
     model.train()
-    return counts[0] / counts[1]
+    return metric.compute().item()
 
 
 def fingerprint(state_dict):
@@ -134,7 +133,7 @@ def main():
     if args.save and job.rank == 0:
         save_file({name: np.ascontiguousarray(value.numpy()) for name, value in state.items()}, args.save)
     result = {
-        "accuracy": round(float(correct), 4),
+        "accuracy": round(correct, 4),
         "loss": model.loss,
         "samples_per_second": round(samples / seconds, 1) if seconds else None,
         "ranks": job.size,

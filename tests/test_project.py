@@ -26,6 +26,7 @@ LAYERS = (
     "dtrain.optim",
     "dtrain.data",
     "dtrain.comm",
+    "dtrain.metrics",
     "dtrain.parallel",
     "dtrain.checkpoint",
     "dtrain.hub",
