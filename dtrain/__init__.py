@@ -10,8 +10,9 @@ One batch flows through the packages in this order, which is also a good order t
     optim     every rank makes the same step with the same bits
 
 `metrics` counts, over ranks, how good the predictions are. `backend` lies below all of them (arrays, kernels,
-random streams), `checkpoint` above (the state of a run on disk), and above that `launch` (ranks, threads, failure).
-`examples/one_batch.py` walks this way with one batch. Importing dtrain imports neither mpi4py nor cupy.
+random streams), above are `checkpoint` (the state of a run on disk), `hub` and `models` (what others have published)
+and `launch` (ranks, threads, failure). `examples/one_batch.py` walks this way with one batch. Importing dtrain
+imports neither mpi4py nor cupy.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import builtins
 
 import numpy as _np
 
-from dtrain import autograd, checkpoint, comm, data, hub, metrics, nn, optim, parallel
+from dtrain import autograd, checkpoint, comm, data, hub, metrics, models, nn, optim, parallel
 from dtrain.autograd import Tensor, device, enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from dtrain.backend.random import manual_seed
 from dtrain.hub.serialization import load, save

@@ -30,6 +30,7 @@ LAYERS = (
     "dtrain.parallel",
     "dtrain.checkpoint",
     "dtrain.hub",
+    "dtrain.models",
     "dtrain",
     "launch",
 )
