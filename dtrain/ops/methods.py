@@ -58,22 +58,27 @@ for name, function in _operators().items():
 
 
 def _transposed(x: Tensor) -> Tensor:
+    """All dimensions in reverse order: a matrix transposed."""
     return shape.permute(x, *range(x.ndim)[::-1])
 
 
 def _last_two_transposed(x: Tensor) -> Tensor:
+    """The last two dimensions exchanged: a batch of matrices, each transposed."""
     return shape.transpose(x, -1, -2)
 
 
 def _view_as(x: Tensor, other: Tensor) -> Tensor:
+    """The elements in the shape of `other`, which must have as many."""
     return shape.reshape(x, other.shape)
 
 
 def _type_as(x: Tensor, other: Tensor) -> Tensor:
+    """x in the dtype of `other`."""
     return x.to(other.dtype)
 
 
 def _masked_fill(x: Tensor, mask: Tensor, value: float) -> Tensor:
+    """value where mask is true, x elsewhere; mask broadcasts to x."""
     return arithmetic.where(mask, value, x)
 
 
@@ -85,11 +90,20 @@ Tensor.type_as = _type_as  # type: ignore[attr-defined]
 Tensor.masked_fill = _masked_fill  # type: ignore[attr-defined]
 Tensor.__iter__ = lambda x: iter(shape.unbind(x))  # type: ignore[attr-defined]
 
+
+def _converted_to(dtype: type) -> Callable[..., Any]:
+    def method(x: Tensor) -> Tensor:
+        return x.to(dtype)
+
+    method.__doc__ = f"`to(dtrain.{np.dtype(dtype)})`."
+    return method
+
+
 for name, dtype in (
     ("float", np.float32), ("double", np.float64), ("half", np.float16), ("long", np.int64), ("int", np.int32),
     ("bool", np.bool_), ("byte", np.uint8),
 ):  # fmt: skip
-    setattr(Tensor, name, lambda x, dtype=dtype: x.to(dtype))
+    setattr(Tensor, name, _converted_to(dtype))
 
 
 # -- in place ----------------------------------------------------------------------------------------
