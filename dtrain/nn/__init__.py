@@ -7,6 +7,7 @@ piece of memory for optimizers and DistributedDataParallel.
 
 from dtrain.nn import functional, init, utils
 from dtrain.nn.activation import GELU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
+from dtrain.nn.attention import MultiheadAttention
 from dtrain.nn.containers import ModuleDict, ModuleList, Sequential
 from dtrain.nn.conv import Conv2d
 from dtrain.nn.dropout import Dropout
@@ -20,6 +21,13 @@ from dtrain.nn.parameter import Buffer, Parameter
 from dtrain.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 from dtrain.nn.rnn import GRU, LSTM, RNN, RNNBase
 from dtrain.nn.rnn_cells import GRUCell, LSTMCell, RNNCell, RNNCellBase
+from dtrain.nn.transformer import (
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 
 __all__ = [
     "GELU",
@@ -48,6 +56,7 @@ __all__ = [
     "Module",
     "ModuleDict",
     "ModuleList",
+    "MultiheadAttention",
     "Parameter",
     "RNNBase",
     "RNNCell",
@@ -58,6 +67,11 @@ __all__ = [
     "Softmax",
     "SyncBatchNorm",
     "Tanh",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "functional",
     "init",
     "utils",

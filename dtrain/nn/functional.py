@@ -11,6 +11,7 @@ from dtrain.ops.dropout import dropout
 from dtrain.ops.embedding import embedding
 from dtrain.ops.linear import linear
 from dtrain.ops.loss import binary_cross_entropy_with_logits, cross_entropy, mse_loss
+from dtrain.ops.multi_head_attention import multi_head_attention_forward
 from dtrain.ops.norm import layer_norm
 from dtrain.ops.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 
@@ -29,6 +30,7 @@ __all__ = [
     "log_softmax",
     "max_pool2d",
     "mse_loss",
+    "multi_head_attention_forward",
     "relu",
     "scaled_dot_product_attention",
     "sigmoid",

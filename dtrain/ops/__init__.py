@@ -16,6 +16,7 @@ from dtrain.ops import (
     linear,
     loss,
     methods,
+    multi_head_attention,
     norm,
     packing,
     pooling,
@@ -27,5 +28,5 @@ from dtrain.ops import (
 
 __all__ = [
     "activation", "arithmetic", "attention", "conv", "creation", "dropout", "embedding", "linear", "loss", "methods",
-    "norm", "packing", "pooling", "recorded", "recurrent", "reduction", "shape",
+    "multi_head_attention", "norm", "packing", "pooling", "recorded", "recurrent", "reduction", "shape",
 ]  # fmt: skip
