@@ -62,6 +62,10 @@ class Recorded:
     def __bool__(self) -> bool:
         return bool(self.tensor.array)
 
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        # NumPy would look through a sequence, and the gradient would be lost without a word.
+        raise NoKernelError("it hands a recorded array to NumPy")
+
     def __setitem__(self, key: Any, value: Any) -> None:
         raise NoKernelError("it writes into a part of an array")
 

@@ -65,11 +65,12 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:  # noqa: A002
         y += bias
 
     def pullback(g: Array, needs: Sequence[bool]) -> list[Array | None]:
+        xp = xp_of(g)
         g = g.reshape(-1, w.shape[0]) if g.ndim != 2 else g
         return [
             g.dot(w).reshape(x.shape) if needs[0] else None,
             g.T.dot(rows) if needs[1] else None,
-            xp_of(g).ones(len(g), g.dtype).dot(g) if len(needs) > 2 and needs[2] else None,
+            xp.dot(xp.ones(len(g), g.dtype), g) if len(needs) > 2 and needs[2] else None,
         ]
 
     return (y.reshape(*x.shape[:-1], w.shape[0]) if x.ndim != 2 else y), Joint(pullback)
