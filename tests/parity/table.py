@@ -8,13 +8,27 @@ from collections.abc import Iterator
 from tests.parity.baseline import baseline, news
 from tests.parity.outcome import Outcome, reason
 
-__all__ = ["table"]
+__all__ = ["rows", "table"]
 
 TITLES = {"modules": "module_db: torch.nn", "ops": "op_db: functions"}
 
 
-def table(kind: str, outcomes: list[Outcome]) -> Iterator[str]:
-    """Totals, the names that fail with their first failure, the names that are not provided."""
+def rows(outcomes: list[Outcome]) -> Iterator[str]:
+    """A line by name: passed, failed or not provided; samples, error inputs and second gradients; the first failure."""
+    for o in outcomes:
+        if not o.provided:
+            yield f"{'not provided':13} {o.name}"
+        elif not o.samples.total:
+            yield f"{'out of scope':13} {o.name}"
+        else:
+            marks = (("samples", o.samples), ("errors", o.errors), ("gradgrad", o.gradgrad))
+            counts = ", ".join(f"{mark} {t.passed}/{t.total}" for mark, t in marks if t.total)
+            first = o.first()
+            yield f"{'passed' if o.complete else 'failed':13} {o.name:50} {counts}{'; ' * bool(first)}{first}"
+
+
+def table(kind: str, outcomes: list[Outcome], failures: bool = True) -> Iterator[str]:
+    """Totals; then the names that fail with their first failure, and the names that are not provided."""
     outcomes = sorted(outcomes, key=lambda o: o.name)
     counted = [o for o in outcomes if not o.provided or o.samples.total]
     complete = [o for o in counted if o.complete]
@@ -30,6 +44,8 @@ def table(kind: str, outcomes: list[Outcome]) -> Iterator[str]:
         if total:
             names = sum(t.complete for t in tallies)
             yield f"  {what}: {passed} of {total} ({100 * passed / total:.1f}%), all of them in {names} names"
+    if not failures:
+        return
     for o in failed:
         yield f"  failed {o.name} {o.samples.passed}/{o.samples.total}: {o.first()}"
     for mark in ("errors", "gradgrad"):
