@@ -153,7 +153,7 @@ class RNNBase(Module):
                 f"convert with input.to({weight.dtype}) or model.to({x.dtype})"
             )
         steps = x.shape[1] if x.ndim == 3 and self.batch_first else x.shape[0]
-        if not steps:
+        if not packed and not steps:
             raise RuntimeError(f"{name}: input of shape {x.shape} has no steps; at least one is needed")
 
     def _state_sizes(self) -> list[int]:

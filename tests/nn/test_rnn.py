@@ -92,6 +92,21 @@ def test_padding_and_packing(torch: Any, batch_first: bool) -> None:
     same(packed.data, want.data)
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_a_batch_without_sequences(name: str, batch_first: bool) -> None:
+    """What a rank has where there are fewer samples than microbatches: gradients of zero."""
+    model = getattr(nn, name)(3, 4, num_layers=2, bidirectional=True)
+    x = dtrain.zeros(*((0, 5) if batch_first else (5, 0)), 3, requires_grad=True)
+    none = dtrain.zeros(0, dtype=dtrain.int64)
+    packed, last = model(utils.pack_padded_sequence(x, none, batch_first, enforce_sorted=False))
+    y, lengths = utils.pad_packed_sequence(packed, batch_first)
+    assert y.shape == ((0, 1, 8) if batch_first else (1, 0, 8)) and lengths.shape == (0,)
+    assert (last[0] if name == "LSTM" else last).shape == (4, 0, 4)
+    y.sum().backward()
+    assert x.grad.shape == x.shape and all(not p.grad.array.any() for p in model.parameters())
+
+
 def test_a_packed_sequence_in_other_dtypes() -> None:
     packed = utils.pack_sequence([dtrain.tensor(s) for s in SEQUENCES], enforce_sorted=False)
     assert packed.float().data.dtype == np.float32 and packed.half().data.dtype == np.float16

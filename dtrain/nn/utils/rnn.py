@@ -125,18 +125,21 @@ def pack_padded_sequence(
     """A padded batch without its padding. input: (T, N, ...), or (N, T, ...) with batch_first; lengths: (N,)
 
     enforce_sorted wants descending lengths; without it sequences are sorted, and come back in their order from
-    `pad_packed_sequence`, as do the states of recurrent layers. Raises RuntimeError for lengths that are not (N,),
-    not in 1 to T, or not sorted where they must be.
+    `pad_packed_sequence`, as do the states of recurrent layers. N may be 0, unlike in PyTorch: microbatches are
+    without samples now and then. Raises RuntimeError for lengths that are not (N,), not in 1 to T, or not sorted where
+    they must be.
     """
     counts = _lengths(lengths)
     if input.ndim < 2:
         raise RuntimeError(f"pack_padded_sequence needs at least the dimensions (T, N), got shape {input.shape}")
     steps, batch = (input.shape[1], input.shape[0]) if batch_first else input.shape[:2]
-    if counts.shape != (batch,) or not batch:
+    if counts.shape != (batch,):
         raise RuntimeError(
             f"pack_padded_sequence: lengths of shape {counts.shape} do not fit an input of shape {input.shape}; "
             f"one length for each of {batch} sequences is expected"
         )
+    if not batch:  # a microbatch without samples: one step, which no sequence has
+        return PackedSequence(input.reshape(0, *input.shape[2:]), Tensor(np.zeros(1, np.int64)))
     if counts.min() < 1 or counts.max() > steps:
         raise RuntimeError(
             f"pack_padded_sequence: lengths must be in 1 to {steps} for an input of shape {input.shape}, "
@@ -174,6 +177,9 @@ def pad_packed_sequence(
         )
     total = steps if total_length is None else total_length
     lengths = (sizes[:, None] > np.arange(batch)).sum(0)
+    if not batch:
+        lead = (0, total) if batch_first else (total, 0)
+        return sequence.data.reshape(*lead, *sequence.data.shape[1:]), Tensor(lengths)
     order = np.arange(batch) if sequence.sorted_indices is None else sequence.sorted_indices.array
     rows, _ = _rows(lengths, order, batch)
     lead = (total, batch)
