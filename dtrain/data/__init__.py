@@ -7,6 +7,7 @@ with `rank` and `size`. Read `sampler.py` first (which samples go where: the par
 
 from dtrain.data.collate import default_collate
 from dtrain.data.dataset import ArrayDataset, Dataset
+from dtrain.data.japanese_vowels import JapaneseVowels
 from dtrain.data.loader import DataLoader
 from dtrain.data.mnist import MNIST, FashionMNIST
 from dtrain.data.transforms import (
@@ -26,6 +27,7 @@ __all__ = [
     "DataLoader",
     "Dataset",
     "FashionMNIST",
+    "JapaneseVowels",
     "Normalize",
     "RandomCrop",
     "RandomHorizontalFlip",
