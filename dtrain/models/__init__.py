@@ -4,25 +4,32 @@ May import everything below, `dtrain.hub` with it. Read `resnet.py` first, then 
 with `weights` or `pretrained`. `hub.load('pytorch/vision', name)` finds the functions here by name.
 """
 
+from dtrain.models.bert import BertModel, all_minilm_l6_v2, bert_base_uncased, sentence_embedding
 from dtrain.models.gpt2 import GPT2LMHeadModel, GPT2Model, char_gpt, gpt2
 from dtrain.models.mobilenet import MobileNetV2, mobilenet_v2
 from dtrain.models.resnet import ResNet, resnet18, resnet34, resnet50, resnet101, resnet152
 from dtrain.models.vgg import VGG, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
+from dtrain.models.wordpiece import WordPiece
 
 __all__ = [
     "VGG",
+    "BertModel",
     "GPT2LMHeadModel",
     "GPT2Model",
     "MobileNetV2",
     "ResNet",
+    "WordPiece",
+    "all_minilm_l6_v2",
+    "bert_base_uncased",
     "char_gpt",
     "gpt2",
     "mobilenet_v2",
+    "resnet101",
+    "resnet152",
     "resnet18",
     "resnet34",
     "resnet50",
-    "resnet101",
-    "resnet152",
+    "sentence_embedding",
     "vgg11",
     "vgg11_bn",
     "vgg13",

@@ -13,7 +13,7 @@ import pytest
 
 import dtrain
 
-__all__ = ["compare", "random_state", "set_random", "torchvision_models"]
+__all__ = ["close", "compare", "random_state", "set_random", "torchvision_models"]
 
 
 def torchvision_models() -> Any:
