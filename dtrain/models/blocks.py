@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from dtrain import nn
+from dtrain.autograd import Tensor
+from dtrain.ops.creation import ones
 
-__all__ = ["ConvNormActivation", "make_divisible"]
+__all__ = ["ConvNormActivation", "StochasticDepth", "make_divisible"]
 
 
 class ConvNormActivation(nn.Sequential):
@@ -34,6 +36,23 @@ class ConvNormActivation(nn.Sequential):
         if activation_layer is not None:
             layers.append(activation_layer(inplace=True))
         super().__init__(*layers)
+
+
+class StochasticDepth(nn.Module):
+    """In training, a branch is zero for a sample with probability p, else divided by 1 - p.  (N, ...) -> the same
+
+    Huang et al., arXiv:1603.09382.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        kept = ones((x.shape[0], *[1] * (x.ndim - 1)), dtype=x.dtype, device=x.device)
+        return x * nn.functional.dropout(kept, self.p)
 
 
 def make_divisible(channels: float, divisor: int) -> int:
