@@ -10,6 +10,7 @@ from dtrain.data.dataset import ArrayDataset, Dataset
 from dtrain.data.japanese_vowels import JapaneseVowels
 from dtrain.data.loader import DataLoader
 from dtrain.data.mnist import MNIST, FashionMNIST
+from dtrain.data.text import CharacterText, KingJames
 from dtrain.data.transforms import (
     Compose,
     Context,
@@ -22,12 +23,14 @@ from dtrain.data.transforms import (
 __all__ = [
     "MNIST",
     "ArrayDataset",
+    "CharacterText",
     "Compose",
     "Context",
     "DataLoader",
     "Dataset",
     "FashionMNIST",
     "JapaneseVowels",
+    "KingJames",
     "Normalize",
     "RandomCrop",
     "RandomHorizontalFlip",
