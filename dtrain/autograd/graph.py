@@ -213,7 +213,7 @@ def walk(
         again, seeds = Again(), [as_recorded(seed) for seed in seeds]
     else:
         seeds = [getattr(seed, "array", seed) for seed in seeds]
-    found: dict[int, Any] = {id(end): None for end in wanted}
+    found: dict[int, Any] = {id(end): None for end in wanted if end is not None}
     stops = set(found) if leave else set()
     if len(roots) == 1:
         start = roots[0]
@@ -229,7 +229,7 @@ def walk(
         for node in visited:
             node.pending, node.grad, node.owned = 0, None, False
         raise
-    return [found[id(end)] for end in wanted]
+    return [found.get(id(end)) for end in wanted]
 
 
 def _between(start: Node, found: dict[int, Any]) -> set[int]:
