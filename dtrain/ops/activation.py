@@ -68,6 +68,13 @@ def softmax(input: Any, dim: int, dtype: Any = None) -> Any:  # noqa: A002
     return y, lambda g: (y * (g - (g * y).sum(dim, keepdims=True))).astype(input.dtype, copy=False)
 
 
+@softmax.formula
+def _(input: Any, dim: int, dtype: Any = None) -> Any:  # noqa: A002
+    x = input if dtype is None else input.to(dtype)
+    e = (x - x.detach().amax(dim, keepdim=True)).exp()
+    return e / e.sum(dim, keepdim=True)
+
+
 @op
 def log_softmax(input: Any, dim: int, dtype: Any = None) -> Any:  # noqa: A002
     """x - log(sum(exp(x))) along dim."""
@@ -75,3 +82,10 @@ def log_softmax(input: Any, dim: int, dtype: Any = None) -> Any:  # noqa: A002
     _check_dim("log_softmax", x, dim)
     y = backend_of(x).log_softmax(x, dim)
     return y, lambda g: (g - xp_of(x).exp(y) * g.sum(dim, keepdims=True)).astype(input.dtype, copy=False)
+
+
+@log_softmax.formula
+def _(input: Any, dim: int, dtype: Any = None) -> Any:  # noqa: A002
+    x = input if dtype is None else input.to(dtype)
+    x = x - x.detach().amax(dim, keepdim=True)
+    return x - x.exp().sum(dim, keepdim=True).log()

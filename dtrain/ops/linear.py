@@ -74,3 +74,9 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:  # noqa: A002
         ]
 
     return (y.reshape(*x.shape[:-1], w.shape[0]) if x.ndim != 2 else y), Joint(pullback)
+
+
+@linear.formula
+def _(input: Any, weight: Any, bias: Any = None) -> Any:  # noqa: A002
+    y = matmul(input, weight.transpose(0, 1))
+    return y if bias is None else y + bias

@@ -159,3 +159,12 @@ def layer_norm(
         ]
 
     return y.reshape(x.shape), Joint(pullback)
+
+
+@layer_norm.formula
+def _(input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:  # noqa: A002
+    dims = tuple(range(-1 if isinstance(normalized_shape, int) else -len(normalized_shape), 0))
+    x = input - input.mean(dims, keepdim=True)
+    y = x / (x.square().mean(dims, keepdim=True) + eps).sqrt()
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias

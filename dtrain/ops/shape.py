@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -129,18 +130,20 @@ def _is_basic(key: Any) -> bool:
 
 
 @op
+def _spread(g: Any, key: Any, shape: tuple[int, ...]) -> Any:
+    """Zeros of `shape` with g at key: what is there twice is added. The gradient of x[key], and the other way round."""
+    xp = xp_of(g)
+    full = xp.zeros(shape, g.dtype)
+    if _is_basic(key):
+        full[key] = g
+    else:
+        xp.add.at(full, key, g)  # an element that was taken twice gets both gradients
+    return full, lambda h: h[key]
+
+
+@op
 def _index(x: Any, key: Any) -> Any:
-    xp = xp_of(x)
-
-    def pullback(g: Any) -> Any:
-        full = xp.zeros(x.shape, g.dtype)
-        if _is_basic(key):
-            full[key] = g
-        else:
-            xp.add.at(full, key, g)  # an element that was taken twice gets both gradients
-        return full
-
-    return x[key], pullback
+    return x[key], lambda g: _spread.raw(g, key, x.shape)
 
 
 def index(x: Any, key: Any) -> Any:
@@ -237,6 +240,12 @@ def _split(x: Any, ends: tuple[int, ...], dim: int) -> Any:
         return [whole]
 
     return parts, Joint(pullback)
+
+
+@_split.formula
+def _(x: Any, ends: tuple[int, ...], dim: int) -> Any:
+    edges = [0, *ends, x.shape[dim]]
+    return tuple(narrow(x, dim, a, b - a) for a, b in pairwise(edges))
 
 
 def split(x: Any, split_size_or_sections: int | Sequence[int], dim: int = 0) -> Any:
