@@ -9,6 +9,7 @@ import pytest
 
 import dtrain
 from dtrain import hub, models
+from dtrain.hub.weights import HUGGING_FACE, TORCHVISION
 from tests.hub.packages import MOBILENET_V2, package_file
 
 from .reference import torchvision_models
@@ -60,3 +61,9 @@ def test_other_numbers_of_classes_than_the_weights_have() -> None:
     with pytest.raises(ValueError, match="resnet18: weights='DEFAULT' or pretrained=True, not both"):
         models.resnet18(weights="DEFAULT", pretrained=True)
     assert models.mobilenet_v2(weights=None, num_classes=10).classifier[1].weight.shape == (10, 1280)
+
+
+def test_the_hub_has_all_models_whose_weights_are_published() -> None:
+    assert hub.list("pytorch/vision:main") == sorted(TORCHVISION)
+    names = {name.replace("-", "_").lower() for name in HUGGING_FACE}
+    assert set(hub.list("huggingface/transformers")) == {"model", *names}
