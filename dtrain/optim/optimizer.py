@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,7 +12,9 @@ from dtrain.autograd import Tensor, enable_grad
 from dtrain.backend import Array
 from dtrain.backend.random import key
 from dtrain.nn.flat import Flat, flatten
-from dtrain.optim.state import FlatState
+from dtrain.optim.checks import WITHOUT_EFFECT, number
+from dtrain.optim.hooks import Hooked
+from dtrain.optim.state import FlatState, ShapedState
 
 __all__ = ["Optimizer"]
 
@@ -19,18 +22,26 @@ __all__ = ["Optimizer"]
 _CHUNK = 1 << 15
 
 
-class Optimizer:
+class Optimizer(Hooked):
     """Base of all optimizers. `update` says what happens to one array; everything else is here.
 
-    params: parameters, or dicts with "params" and options of their own. defaults: the options of groups
-    that do not set them. Raises ValueError for no parameters, for one in two groups, and for non-leaves.
+    params: parameters, (name, parameter) pairs, or dicts with "params" and options of their own. defaults: the
+    options of groups that do not set them. An option may be a Tensor of one element, whose value is read at each step.
+    Raises ValueError for no parameters, for one that is given twice, for non-leaves, and where only some have names.
+
+    PyTorch's foreach, fused and capturable are accepted everywhere and change nothing: all optimizers update
+    flat buffers. differentiable=True raises NotImplementedError.
     """
 
     #: Whether `update` treats each element by itself. Then it may be given any part of a flat buffer, and the
-    #: state can be sharded; where it is False (a norm per parameter, say), ZeroRedundancyOptimizer refuses.
+    #: state can be sharded; where it is False (a norm per parameter, say), `update` is given one parameter, in its
+    #: shape, and ZeroRedundancyOptimizer refuses.
     elementwise = True
+    #: The names of numbers that each parameter has in its state, beside the count of steps; see `advance`.
+    numbers: tuple[str, ...] = ()
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+        super().__init__()
         if isinstance(params, Tensor):
             raise TypeError("params must be an iterable of parameters or of dicts, got one tensor; pass [tensor]")
         given = list(params)
@@ -39,29 +50,68 @@ class Optimizer:
         self.defaults = defaults
         self.param_groups: list[dict[str, Any]] = []
         self._flat_states: list[list[FlatState]] = []
+        self._opt_called = False  # a schedule asks
         for group in given if isinstance(given[0], dict) else [{"params": given}]:
             self.add_param_group(group)
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for i, group in enumerate(self.param_groups):
+            lines += [f"Parameter Group {i}", *(f"    {k}: {v}" for k, v in sorted(group.items()) if k != "params")]
+        return "\n".join([*lines, ")"])
+
+    # -- what subclasses say -----------------------------------------------------------------------
 
     def buffers(self, group: dict[str, Any]) -> tuple[str, ...]:
         """The names of the state arrays that a parameter of the group has."""
         return ()
 
-    def update(self, p: Array, g: Array, state: dict[str, Array], step: int, **options: Any) -> None:
-        """Update the 1-D array p and its state in place from the gradient g; step counts from 1."""
+    def shapes(self, shape: tuple[int, ...], group: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+        """The state arrays of a parameter of this shape, and their shapes. Others than its own: elementwise=False."""
+        return dict.fromkeys(self.buffers(group), shape)
+
+    def update(self, p: Array, g: Array, state: dict[str, Any], step: int, **options: Any) -> None:
+        """Update the 1-D array p and its state in place from the gradient g; step counts from 1.
+
+        elementwise=False: p and g have the parameter's shape. State arrays are 0 before the first step.
+        """
         raise NotImplementedError
 
+    def advance(self, numbers: dict[str, float], step: int, **options: Any) -> dict[str, float]:
+        """The parameter's `numbers` after the step, from those that `update` found in its state; 0 before the first."""
+        return numbers
+
+    # -- parameters ------------------------------------------------------------------------------
+
     def add_param_group(self, group: dict[str, Any]) -> None:
-        """Train more parameters: {"params": ..., option: value, ...}."""
-        params = group["params"]
-        params = [params] if isinstance(params, Tensor) else list(params)
+        """Train more parameters: {"params": ..., option: value, ...}. Raises as the constructor does."""
+        if not isinstance(group, dict):
+            raise TypeError(f"a group is a dict with 'params' and options, got {type(group).__name__}")
+        if isinstance(group["params"], set):
+            raise TypeError("parameters in a set have no order that is the same in every run; use a list")
+        params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        names = [p[0] for p in params if isinstance(p, tuple)]
+        if names and len(names) != len(params):
+            raise ValueError(
+                f"{len(names)} of the group's {len(params)} parameters have names; give all of them names, or none"
+            )
+        params = [p[1] if isinstance(p, tuple) else p for p in params]
         seen = {id(p) for g in self.param_groups for p in g["params"]}
         for p in params:
             if not isinstance(p, Tensor) or not p.is_leaf:
                 raise ValueError(f"an optimizer trains parameters, got {type(p).__name__} that is none")
+            if p.array.dtype.kind == "c":
+                raise TypeError(f"an optimizer trains real parameters, got one of shape {p.shape} and {p.dtype}")
             if id(p) in seen:
                 raise ValueError(f"a parameter of shape {p.shape} is given twice")
             seen.add(id(p))
-        self.param_groups.append({**self.defaults, **group, "params": params})
+        made = {**self.defaults, **group, "params": params}
+        if names:
+            made["param_names"] = names
+        if self.param_groups and ("param_names" in made) != ("param_names" in self.param_groups[0]):
+            first = "with" if "param_names" in self.param_groups[0] else "without"
+            raise ValueError(f"the first group has parameters {first} names, so all groups must")
+        self.param_groups.append(made)
         self._flat_states.append([])
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -73,56 +123,83 @@ class Optimizer:
                 elif p.grad is not None:
                     p.grad.array[...] = 0
 
+    # -- a step ----------------------------------------------------------------------------------
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters that have a gradient. closure: computes the loss again, and is returned.
 
         Raises RuntimeError where DistributedDataParallel still waits for microbatches of this step.
         """
+        args, kwargs = self._step_arguments(() if closure is None else (closure,))
+        self._opt_called = True
+        loss = self._step(*args, **kwargs)
+        self._run_hooks("step_post", args, kwargs)
+        return loss
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        sinks = {id(p._sink): p._sink for group in self.param_groups for p in group["params"] if p._sink is not None}
-        for sink in sinks.values():
-            sink.check()
+        self._check_sinks()
         for group, states in zip(self.param_groups, self._states(), strict=True):
-            options = {name: group[name] for name in self.defaults}
+            options = {name: number(group[name]) for name in self.defaults if name not in WITHOUT_EFFECT}
+            # With eps=0 what lies between parameters in a flat buffer would become 0 / 0.
+            flat = self.elementwise and options.get("eps") != 0
             for state in states:
-                if state.in_step and state.has_all_gradients():
+                if flat and state.in_step and state.has_all_gradients():
                     self._update_flat(state, options)
                 else:
                     self._update_each(state, options)
-        if not sinks:  # DistributedDataParallel counts steps itself
-            key.move_to(key.step + 1, 0)
+        self._end_step()
         return loss
+
+    def _sinks(self) -> list[Any]:
+        """What takes the parameters' gradients: DistributedDataParallel's reducers."""
+        sinks = {id(p._sink): p._sink for group in self.param_groups for p in group["params"] if p._sink is not None}
+        return list(sinks.values())
+
+    def _check_sinks(self) -> None:
+        for sink in self._sinks():
+            sink.check()
+
+    def _end_step(self) -> None:
+        if not self._sinks():  # DistributedDataParallel counts steps itself
+            key.move_to(key.step + 1, 0)
 
     def _update_flat(self, state: FlatState, options: dict[str, Any]) -> None:
         data, grad = state.flat.data[state.own], state.flat.grad[state.own]
-        step = state.steps[0] + 1
-        if len(data) <= _CHUNK:
-            self.update(data, grad, state.arrays, step, **options)
-        for lo in range(0, len(data), _CHUNK) if len(data) > _CHUNK else ():
+        step = state.counts[0]["step"] + 1
+        numbers = {name: state.counts[0][name] for name in self.numbers}
+        for lo in range(0, len(data), _CHUNK):
             part = slice(lo, lo + _CHUNK)
             arrays = {name: a[part] for name, a in state.arrays.items()}
-            self.update(data[part], grad[part], arrays, step, **options)
-        state.steps = [step] * len(state.steps)
+            self.update(data[part], grad[part], {**arrays, **numbers}, step, **options)
+        state.count_all({"step": step, **self.advance(numbers, step, **options)})
 
     def _update_each(self, state: FlatState, options: dict[str, Any]) -> None:
-        """Parameter by parameter: where some have no gradient, or had none before."""
-        data, steps = state.flat.data[state.own], list(state.steps)
+        """Parameter by parameter: where some have no gradient, or had none before, or it matters which one it is."""
+        data, counts = state.flat.data[state.own], list(state.counts)
         for i, (t, _) in enumerate(state.pieces):
             if t.grad is None:
                 continue
-            steps[i] += 1
+            step, numbers = counts[i]["step"] + 1, {name: counts[i][name] for name in self.numbers}
+            counts[i] = {"step": step, **self.advance(numbers, step, **options)}
             part, own = state.owned(i)
             if part.start < part.stop:
-                arrays = {name: a[own] for name, a in state.arrays.items()}
-                g = t.grad.array.reshape(-1)[part].astype(t.dtype, copy=False)
-                self.update(data[own], g, arrays, steps[i], **options)
-        state.count(steps)
+                g = t.grad.array.astype(t.dtype, copy=False)
+                if self.elementwise:
+                    arrays = {name: a[own] for name, a in state.arrays.items()}
+                    self.update(data[own], g.reshape(-1)[part], {**arrays, **numbers}, step, **options)
+                else:
+                    arrays = state.of_tensor(i, state.arrays)
+                    self.update(t.array, g, {**arrays, **numbers}, step, **options)
+        state.count(counts)
 
-    def _new_state(self, flat: Flat, names: tuple[str, ...]) -> FlatState:
-        return FlatState(flat, names, slice(0, len(flat.data)))
+    def _new_state(self, flat: Flat, group: dict[str, Any]) -> FlatState:
+        if self.elementwise:
+            return FlatState(flat, self.buffers(group), slice(0, len(flat.data)), self.numbers)
+        return ShapedState(flat, self.buffers(group), lambda shape: self.shapes(shape, group), self.numbers)
 
     def _states(self) -> list[list[FlatState]]:
         """The flat states of every group, made or made again where parameters have moved."""
@@ -135,32 +212,31 @@ class Optimizer:
         return self._flat_states
 
     def _rebuild(self, group: dict[str, Any], old: list[FlatState]) -> list[FlatState]:
-        made = [self._new_state(flat, self.buffers(group)) for flat in flatten(group["params"])]
-        steps = {id(t): n for state in old for t, n, _ in state.by_tensor({})}
+        made = [self._new_state(flat, group) for flat in flatten(group["params"])]
+        counts = {id(t): c for state in old for t, c, _ in state.by_tensor({})}
         for state in made:
-            state.count([steps.get(id(t), 0) for t, _ in state.pieces])
+            state.count([counts.get(id(t), {}) for t, _ in state.pieces])
         for name in self.buffers(group):  # one by one: of a shard, what is whole is as large as the model
             before: dict[int, Array] = {}
             for state in (s for s in old if name in s.arrays):
-                before |= {id(t): a[name] for t, _, a in state.by_tensor({name: state.whole(name)})}
+                before |= {id(t): a[name] for t, _, a in state.by_tensor({name: state.whole(name)}) if name in a}
             for state in made:
                 for i, (t, _) in enumerate(state.pieces):
                     if id(t) in before:
-                        part, own = state.owned(i)
-                        state.arrays[name][own] = before[id(t)][part]
+                        state.put(i, name, before[id(t)])
         return made
 
     # -- state -----------------------------------------------------------------------------------
 
     @property
     def state(self) -> dict[Tensor, dict[str, Any]]:
-        """parameter -> {"step": count, name: Tensor}, for parameters that have been updated."""
+        """parameter -> {"step": count, name: number or Tensor}, for parameters that have been updated."""
         found = {}
         for states in self._flat_states:
             for state in states:
-                for t, steps, arrays in state.by_tensor(state.arrays):
-                    if steps:
-                        found[t] = {"step": steps} | {n: Tensor(a.reshape(t.shape)) for n, a in arrays.items()}
+                for t, counts, arrays in state.by_tensor(state.arrays):
+                    if counts["step"]:
+                        found[t] = counts | {n: Tensor(a) for n, a in arrays.items()}
         return found
 
     def state_nbytes(self) -> int:
@@ -168,49 +244,88 @@ class Optimizer:
         return sum(a.nbytes for states in self._flat_states for state in states for a in state.arrays.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """{"state": {number of the parameter: state}, "param_groups": options and numbers}, as in PyTorch."""
-        return self._as_dict(
-            {t: {k: v if k == "step" else Tensor(v.array.copy()) for k, v in s.items()} for t, s in self.state.items()}
-        )
+        """{"state": {number of the parameter: state}, "param_groups": options and numbers}, as in PyTorch.
+
+        The names in it are PyTorch's; counts and other numbers are Python's, where PyTorch has tensors.
+        """
+        self._run_hooks("state_dict_pre")
+        return self._changed_by_hooks("state_dict_post", self._state_dict())
+
+    def _state_dict(self) -> dict[str, Any]:
+        return self._as_dict(_copied(self.state))
 
     def _as_dict(self, state: dict[Tensor, dict[str, Any]]) -> dict[str, Any]:
         numbers = {id(p): i for i, p in enumerate(p for g in self.param_groups for p in g["params"])}
         groups = [
-            {**{k: v for k, v in g.items() if k != "params"}, "params": [numbers[id(p)] for p in g["params"]]}
+            {**_copied({k: v for k, v in g.items() if k != "params"}), "params": [numbers[id(p)] for p in g["params"]]}
             for g in self.param_groups
         ]
         return {"state": dict(sorted((numbers[id(p)], s) for p, s in state.items())), "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take options and state from `state_dict`, whose tensors may be arrays.
+        """Take options and state from `state_dict`, whose tensors may be arrays; PyTorch's own is one.
 
         Raises ValueError, and changes nothing, where groups or shapes differ.
         """
+        state_dict = self._changed_by_hooks("load_state_dict_pre", dict(state_dict))
         saved = state_dict["param_groups"]
         sizes = [len(g["params"]) for g in self.param_groups]
         if [len(g["params"]) for g in saved] != sizes:
             raise ValueError(
                 f"the saved optimizer has groups of {[len(g['params']) for g in saved]} parameters, this one of {sizes}"
             )
-        numbers = [n for g in saved for n in g["params"]]
-        params = [p for g in self.param_groups for p in g["params"]]
-        by_param = {id(p): state_dict["state"].get(n, {}) for n, p in zip(numbers, params, strict=True)}
-        for i, p in enumerate(params):
-            for name, value in by_param[id(p)].items():
-                if name != "step" and value is not None and tuple(value.shape) != p.shape:
+        given = [[state_dict["state"].get(n, {}) for n in group["params"]] for group in saved]
+        groups = [{**g, **{k: _option(v) for k, v in other.items() if k != "params"}}
+                  for g, other in zip(self.param_groups, saved, strict=True)]  # fmt: skip
+        self._check_state(groups, given)
+        for group, new in zip(self.param_groups, groups, strict=True):
+            group.update(new)
+        self._load_state(given)
+        self._run_hooks("load_state_dict_post")
+
+    def _check_state(self, groups: list[dict[str, Any]], given: list[list[dict[str, Any]]]) -> None:
+        """Raise ValueError unless arrays that are given for each group's parameters have the right shapes."""
+        params = [(p, group) for group in groups for p in group["params"]]
+        flat = [values for of_group in given for values in of_group]
+        for i, ((p, group), values) in enumerate(zip(params, flat, strict=True)):
+            expected: dict[str, tuple[int, ...]] = dict.fromkeys(values, p.shape) | self.shapes(p.shape, group)
+            expected |= dict.fromkeys(("step", *self.numbers), ())
+            for name, value in values.items():
+                shape = tuple(getattr(value, "shape", ()))
+                if value is not None and shape != expected[name]:
                     raise ValueError(
-                        f"state {name!r} of parameter {i} has shape {tuple(value.shape)}, the parameter {p.shape}"
+                        f"state {name!r} of parameter {i} has shape {shape}, and the parameter {p.shape}; "
+                        f"{type(self).__name__} needs {expected[name]}"
                     )
-        for group, other in zip(self.param_groups, saved, strict=True):
-            group.update({k: v for k, v in other.items() if k != "params"})
+
+    def _load_state(self, given: list[list[dict[str, Any]]]) -> None:
+        """Take the state that is given for each group's parameters."""
         self._flat_states = [[] for _ in self.param_groups]  # all state is replaced
-        for states in self._states():
+        for group, values, states in zip(self.param_groups, given, self._states(), strict=True):
+            by_param = {id(p): v for p, v in zip(group["params"], values, strict=True)}
             for state in states:
+                own = [by_param[id(t)] for t, _ in state.pieces]
                 # PyTorch's SGD saves no count; that there is state says that there were steps.
-                given = [by_param[id(t)] for t, _ in state.pieces]
-                state.count([int(values.get("step", bool(values))) for values in given])
-                for i, values in enumerate(given):
-                    part, own = state.owned(i)
-                    for name, array in state.arrays.items():
-                        value = values.get(name)
-                        array[own] = 0 if value is None else np.ravel(getattr(value, "array", value))[part]
+                state.count([{"step": bool(v), **v} for v in own])
+                for i, v in enumerate(own):
+                    for name in state.arrays:
+                        if v.get(name) is not None:
+                            state.put(i, name, np.asarray(getattr(v[name], "array", v[name])))
+
+
+def _copied(value: Any) -> Any:
+    """A state or options with copies of the Tensors in it."""
+    if isinstance(value, dict):
+        return {k: _copied(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_copied(v) for v in value]
+    return Tensor(value.array.copy()) if isinstance(value, Tensor) else value
+
+
+def _option(value: Any) -> Any:
+    """A saved option as this optimizer's own: nothing is shared, and another library's tensor becomes a Tensor."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if not isinstance(value, Tensor) and hasattr(value, "__array__"):
+        return Tensor(np.array(value))
+    return copy.deepcopy(value)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from dtrain.autograd import Tensor
 from dtrain.backend import Array, xp_of
-from dtrain.optim.checks import at_least_zero
+from dtrain.optim.checks import at_least_zero, pytorchs
 from dtrain.optim.optimizer import Optimizer
+from dtrain.optim.terms import descent
 
 __all__ = ["RMSprop"]
 
@@ -23,32 +25,32 @@ class RMSprop(Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 1e-2,
+        lr: float | Tensor = 1e-2,
         alpha: float = 0.99,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         momentum: float = 0.0,
         centered: bool = False,
-        *,
+        capturable: bool = False,
+        foreach: bool | None = None,
         maximize: bool = False,
+        differentiable: bool = False,
     ) -> None:
         at_least_zero(lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum)
         options = {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
-        super().__init__(params, {**options, "centered": centered, "maximize": maximize})
+        same = pytorchs(capturable=capturable, foreach=foreach, differentiable=differentiable)
+        super().__init__(params, {**options, "centered": centered, "maximize": maximize, **same})
 
     def buffers(self, group: dict[str, Any]) -> tuple[str, ...]:
         extra = [name for name, on in (("momentum_buffer", group["momentum"]), ("grad_avg", group["centered"])) if on]
         return ("square_avg", *extra)
 
     def update(  # type: ignore[override]
-        self, p: Array, g: Array, state: dict[str, Array], step: int, *,
+        self, p: Array, g: Array, state: dict[str, Any], step: int, *,
         lr: float, alpha: float, eps: float, weight_decay: float, momentum: float, centered: bool, maximize: bool,
     ) -> None:  # fmt: skip
         v = state["square_avg"]
-        if maximize:
-            g = -g
-        if weight_decay:
-            g = g + weight_decay * p
+        g = descent(p, g, weight_decay, maximize)
         v *= alpha
         v += (1 - alpha) * g * g
         if centered:

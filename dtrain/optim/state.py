@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from dtrain.autograd import Tensor
 from dtrain.backend import Array, xp_of
 from dtrain.nn.flat import Flat
 
-__all__ = ["FlatState"]
+__all__ = ["FlatState", "ShapedState"]
 
 
 class FlatState:
-    """Arrays parallel to `flat.data[own]`, and how often each tensor of the Flat was updated.
+    """Arrays parallel to `flat.data[own]`, and numbers of each tensor of the Flat.
 
     own: the elements of the flat buffer that this process updates: all of them, or a shard that begins and
-    ends anywhere.
+    ends anywhere. numbers: the names of what is kept in `counts` beside "step", how often a tensor was updated.
     """
 
-    def __init__(self, flat: Flat, names: Iterable[str], own: slice) -> None:
+    arrays: dict[str, Array]
+
+    def __init__(self, flat: Flat, names: Iterable[str], own: slice, numbers: Sequence[str] = ()) -> None:
         self.flat, self.own = flat, own
         self.pieces = [(t, t._flat) for t in flat.tensors]
-        self.arrays: dict[str, Array] = {name: xp_of(flat.data).zeros_like(flat.data[own]) for name in names}
-        self.count([0] * len(flat.tensors))
+        self.arrays = {name: xp_of(flat.data).zeros_like(flat.data[own]) for name in names}
+        self.numbers = tuple(numbers)
+        self.count([{}] * len(flat.tensors))
 
-    def count(self, steps: list[int]) -> None:
-        """These are the tensors' numbers of updates."""
-        self.steps = steps
-        self.in_step = len(set(steps)) == 1
+    def count(self, counts: Sequence[Mapping[str, Any]]) -> None:
+        """These are the tensors' numbers; 0 for those that are not given."""
+        self.counts: list[dict[str, Any]] = [
+            {"step": int(c.get("step", 0)), **{name: float(c.get(name, 0.0)) for name in self.numbers}} for c in counts
+        ]
+        self.in_step = all(c == self.counts[0] for c in self.counts)
+
+    def count_all(self, counts: dict[str, Any]) -> None:
+        """These are the numbers of every tensor."""
+        self.counts, self.in_step = [counts] * len(self.pieces), True
 
     def owned(self, i: int) -> tuple[slice, slice]:
         """The owned elements of the i-th tensor, as a slice of the tensor (in C order) and as one of `own`."""
@@ -48,7 +59,51 @@ class FlatState:
         """A state array for all of the flat buffer, whoever keeps it."""
         return self.arrays[name]
 
-    def by_tensor(self, arrays: Mapping[str, Array]) -> Iterator[tuple[Tensor, int, dict[str, Array]]]:
-        """(tensor, steps, {name: its elements, 1-D}); arrays: like `self.arrays`, but for the whole Flat."""
-        for (t, piece), steps in zip(self.pieces, self.steps, strict=True):
-            yield t, steps, {name: a[piece.slice] for name, a in arrays.items()}
+    def of_tensor(self, i: int, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """{name: what belongs to the i-th tensor, in its shape}; arrays: like `self.arrays`, but for the whole Flat."""
+        t, piece = self.pieces[i]
+        return {name: a[piece.slice].reshape(t.array.shape) for name, a in arrays.items()}
+
+    def by_tensor(self, arrays: Mapping[str, Array]) -> Iterator[tuple[Tensor, dict[str, Any], dict[str, Array]]]:
+        """(tensor, its numbers, {name: array}) for every tensor; arrays: as of `of_tensor`."""
+        for i, (t, _) in enumerate(self.pieces):
+            yield t, self.counts[i], self.of_tensor(i, arrays)
+
+    def put(self, i: int, name: str, value: Array) -> None:
+        """Let the i-th tensor's state array have the values of `value`, which is all of it."""
+        part, own = self.owned(i)
+        self.arrays[name][own] = value.reshape(-1)[part]
+
+
+class ShapedState(FlatState):
+    """Arrays whose shapes follow from the shapes of the tensors, one tensor's after the other's in one piece.
+
+    shapes: what arrays a tensor of some shape has, and their shapes.
+    """
+
+    def __init__(
+        self,
+        flat: Flat,
+        names: Iterable[str],
+        shapes: Callable[[tuple[int, ...]], dict[str, tuple[int, ...]]],
+        numbers: Sequence[str] = (),
+    ) -> None:
+        super().__init__(flat, (), slice(0, len(flat.data)), numbers)
+        self.places: list[dict[str, tuple[slice, tuple[int, ...]]]] = [{} for _ in self.pieces]
+        for name in names:
+            n = 0
+            for (t, _), places in zip(self.pieces, self.places, strict=True):
+                shape = shapes(t.array.shape).get(name)
+                if shape is not None:
+                    places[name] = slice(n, n + math.prod(shape)), shape
+                    n += math.prod(shape)
+            self.arrays[name] = xp_of(flat.data).zeros(n, flat.data.dtype)
+
+    def of_tensor(self, i: int, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """{name: what belongs to the i-th tensor, in its shape}, of those that it has."""
+        return {n: arrays[n][place].reshape(shape) for n, (place, shape) in self.places[i].items() if n in arrays}
+
+    def put(self, i: int, name: str, value: Array) -> None:
+        """Let the i-th tensor's state array, where it has such a one, have the values of `value`."""
+        if name in self.places[i]:
+            self.arrays[name][self.places[i][name][0]] = value.reshape(-1)

@@ -69,11 +69,11 @@ def load_state(workers: Workers, state: dict[str, Any], param_groups: list[dict[
 
 def _small(workers: Workers) -> dict[str, Any]:
     """All but `_large`."""
-    steps = {"steps": [state.steps for state in _states(workers)]}
+    counts = {"counts": [state.counts for state in _states(workers)]}
     if not workers.since:
-        return steps
+        return counts
     worker, buffers = workers.held_worker, [Tensor(t.array.copy()) for t in workers.buffers.now()]
-    return steps | {
+    return counts | {
         "buffers": buffers, "trained": sorted(worker.trained), "samples": worker.samples, "loss": worker.loss
     }  # fmt: skip
 
@@ -103,12 +103,12 @@ def _as_dict(workers: Workers, small: dict[str, Any], large: list[Array]) -> dic
     """A worker's state by parameters, from what `_small` and `_large` gave where it is held."""
     numbers, arrays = workers.numbers, iter(large)
     state: dict[int, dict[str, Any]] = {}
-    for layout, steps in zip(_states(workers), small.pop("steps"), strict=True):
+    for layout, counts in zip(_states(workers), small.pop("counts"), strict=True):
         whole = {name: next(arrays) for name in layout.arrays}
-        for (t, piece), n in zip(layout.pieces, steps, strict=True):
-            if n:
-                parts = {name: Tensor(a[piece.slice].reshape(t.shape)) for name, a in whole.items()}
-                state[numbers[id(t)]] = {"step": n, **parts}
+        for i, ((t, _), of_tensor) in enumerate(zip(layout.pieces, counts, strict=True)):
+            if of_tensor["step"]:
+                parts = {name: Tensor(a) for name, a in layout.of_tensor(i, whole).items()}
+                state[numbers[id(t)]] = {**of_tensor, **parts}
     if workers.since:
         small["parameters"] = {
             numbers[id(t)]: Tensor(data[t._flat.slice].reshape(t.shape))

@@ -46,8 +46,9 @@ class ZeroRedundancyOptimizer(Optimizer):
         self, params: Any, optimizer_class: type[Optimizer], comm: Communicator | None = None, **defaults: Any
     ) -> None:
         if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, Optimizer)):
-            raise TypeError(f"optimizer_class must be an optimizer of dtrain.optim, got {optimizer_class!r}")
-        if not optimizer_class.elementwise or optimizer_class.step is not Optimizer.step:
+            got = optimizer_class if isinstance(optimizer_class, type) else f"an object of {type(optimizer_class)}"
+            raise TypeError(f"optimizer_class must be an optimizer of dtrain.optim, got {got}")
+        if not optimizer_class.elementwise or not _has_its_steps(optimizer_class):
             raise TypeError(
                 f"the state of {optimizer_class.__name__} cannot be sharded: its update of an element depends on other "
                 "elements (or it has a step of its own), and a shard begins and ends anywhere in a parameter; use the "
@@ -55,6 +56,7 @@ class ZeroRedundancyOptimizer(Optimizer):
             )
         self.comm: Communicator = SingleCommunicator() if comm is None else comm
         self.optim = optimizer_class(params, **defaults)  #: says what an update is
+        self.numbers = self.optim.numbers
         self._consolidated: dict[str, Any] | None = None
         super().__init__(self.optim.param_groups, self.optim.defaults)
         self.optim.param_groups = self.param_groups
@@ -62,24 +64,30 @@ class ZeroRedundancyOptimizer(Optimizer):
     def buffers(self, group: dict[str, Any]) -> tuple[str, ...]:
         return self.optim.buffers(group)
 
-    def update(self, p: Array, g: Array, state: dict[str, Array], step: int, **options: Any) -> None:
+    def update(self, p: Array, g: Array, state: dict[str, Any], step: int, **options: Any) -> None:
         self.optim.update(p, g, state, step, **options)
+
+    def advance(self, numbers: dict[str, float], step: int, **options: Any) -> dict[str, float]:
+        return self.optim.advance(numbers, step, **options)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters that have a gradient; all ranks call this. closure: as of any optimizer.
 
         Raises RuntimeError where ranks have been lost since the state was made.
         """
+        return super().step(closure)
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         self._check_generation()
         self._consolidated = None
-        loss = super().step(closure)
+        loss = super()._step(closure)
         for state in self._shards():
             if any(t.grad is not None for t, _ in state.pieces):
                 state.gather_(state.flat.data)
         return loss
 
-    def _new_state(self, flat: Flat, names: tuple[str, ...]) -> FlatState:
-        return _Shard(flat, names, self.comm)
+    def _new_state(self, flat: Flat, group: dict[str, Any]) -> FlatState:
+        return _Shard(flat, self.buffers(group), self.comm, self.numbers)
 
     def _shards(self) -> list[_Shard]:
         return [state for states in self._flat_states for state in states if isinstance(state, _Shard)]
@@ -100,8 +108,8 @@ class ZeroRedundancyOptimizer(Optimizer):
         for state in self._shards():
             for i, (t, _) in enumerate(state.pieces):
                 own = state.owned(i)[1]
-                if state.steps[i] and own.start < own.stop:
-                    found[t] = {"step": state.steps[i]} | {n: Tensor(a[own]) for n, a in state.arrays.items()}
+                if state.counts[i]["step"] and own.start < own.stop:
+                    found[t] = state.counts[i] | {n: Tensor(a[own]) for n, a in state.arrays.items()}
         return found
 
     def consolidate_state_dict(self, to: int | None = 0) -> None:
@@ -111,7 +119,7 @@ class ZeroRedundancyOptimizer(Optimizer):
         found: dict[Tensor, dict[str, Any]] = {}
         for state in self._shards():
             if here:
-                found |= {t: {"step": steps} for t, steps, _ in state.by_tensor({}) if steps}
+                found |= {t: dict(counts) for t, counts, _ in state.by_tensor({}) if counts["step"]}
             for name in state.arrays:  # one by one: elsewhere a whole array is thrown away before the next is made
                 for t, _, arrays in state.by_tensor({name: state.whole(name)}):
                     if t in found:
@@ -134,14 +142,18 @@ class ZeroRedundancyOptimizer(Optimizer):
         super().load_state_dict(state_dict)
 
 
+def _has_its_steps(optimizer_class: type[Optimizer]) -> bool:
+    return optimizer_class.step is Optimizer.step and optimizer_class._step is Optimizer._step
+
+
 class _Shard(FlatState):
     """This rank's shard of the state of a Flat, and how shards meet."""
 
-    def __init__(self, flat: Flat, names: tuple[str, ...], comm: Communicator) -> None:
+    def __init__(self, flat: Flat, names: tuple[str, ...], comm: Communicator, numbers: tuple[str, ...]) -> None:
         n = len(flat.data)
         self.comm, self.generation = comm, comm.generation
         self.cuts = shares(n, comm.size)
-        super().__init__(flat, names, slice(self.cuts[comm.rank], self.cuts[comm.rank + 1]))
+        super().__init__(flat, names, slice(self.cuts[comm.rank], self.cuts[comm.rank + 1]), numbers)
         self.most = -(-n // comm.size)
         self.room = max(1, min(self.most, _CHUNK))
         # Two rooms, used by turns: while one is read, the other may be written.
