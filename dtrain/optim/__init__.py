@@ -6,9 +6,19 @@ in `dtrain.nn.utils`, as in PyTorch.
 """
 
 from dtrain.optim import lr_scheduler
+from dtrain.optim.adadelta import Adadelta
+from dtrain.optim.adagrad import Adagrad
 from dtrain.optim.adam import Adam, AdamW
+from dtrain.optim.adamax import Adamax
+from dtrain.optim.asgd import ASGD
+from dtrain.optim.nadam import NAdam
 from dtrain.optim.optimizer import Optimizer
+from dtrain.optim.radam import RAdam
 from dtrain.optim.rmsprop import RMSprop
+from dtrain.optim.rprop import Rprop
 from dtrain.optim.sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "lr_scheduler"]
+__all__ = [
+    "ASGD", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop",
+    "lr_scheduler",
+]  # fmt: skip

@@ -22,6 +22,13 @@ OPTIMIZERS: list[tuple[type[optim.Optimizer], dict[str, Any]]] = [
     (optim.Adam, {"lr": 0.05, "amsgrad": True}),
     (optim.AdamW, {"lr": 0.05}),
     (optim.RMSprop, {"lr": 0.01, "momentum": 0.5, "centered": True}),
+    (optim.Adadelta, {"lr": 0.5}),
+    (optim.Adagrad, {"lr": 0.05, "initial_accumulator_value": 0.1}),
+    (optim.Adamax, {"lr": 0.05}),
+    (optim.ASGD, {"lr": 0.05, "t0": 2}),
+    (optim.NAdam, {"lr": 0.05}),
+    (optim.RAdam, {"lr": 0.05}),
+    (optim.Rprop, {"lr": 0.01}),
 ]
 
 
@@ -84,7 +91,10 @@ class Run:
 def plain(state: dict[str, Any]) -> dict[str, Any]:
     """A state dict that can be compared: arrays by dtype, shape and bytes."""
     tensors = {
-        number: {k: v if k == "step" else (str(v.dtype), v.shape, v.array.tobytes()) for k, v in values.items()}
+        number: {
+            k: v if isinstance(v, int | float) else (str(v.dtype), v.shape, v.array.tobytes())
+            for k, v in values.items()
+        }
         for number, values in state["state"].items()
     }
     return {"state": tensors, "param_groups": state["param_groups"]}
