@@ -7,10 +7,15 @@ in `dtrain.nn.utils`, as in PyTorch.
 
 from dtrain.optim import lr_scheduler
 from dtrain.optim.adadelta import Adadelta
+from dtrain.optim.adafactor import Adafactor
 from dtrain.optim.adagrad import Adagrad
 from dtrain.optim.adam import Adam, AdamW
 from dtrain.optim.adamax import Adamax
 from dtrain.optim.asgd import ASGD
+from dtrain.optim.lamb import LAMB
+from dtrain.optim.lars import LARS
+from dtrain.optim.lbfgs import LBFGS
+from dtrain.optim.muon import Muon
 from dtrain.optim.nadam import NAdam
 from dtrain.optim.optimizer import Optimizer
 from dtrain.optim.radam import RAdam
@@ -19,6 +24,6 @@ from dtrain.optim.rprop import Rprop
 from dtrain.optim.sgd import SGD
 
 __all__ = [
-    "ASGD", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop",
-    "lr_scheduler",
+    "ASGD", "LAMB", "LARS", "LBFGS", "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Muon",
+    "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop", "lr_scheduler",
 ]  # fmt: skip

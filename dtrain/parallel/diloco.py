@@ -11,7 +11,7 @@ from dtrain.backend.random import key
 from dtrain.comm import Communicator, SingleCommunicator
 from dtrain.nn.module import IncompatibleKeys, Module
 from dtrain.nn.norm import SyncBatchNorm
-from dtrain.optim import SGD, Optimizer
+from dtrain.optim import LBFGS, SGD, Optimizer
 from dtrain.parallel.buffers import Buffers
 from dtrain.parallel.replicas import check_replicas
 from dtrain.parallel.workers import Workers
@@ -56,7 +56,7 @@ class DiLoCo(Wrapper):
     Attributes: `loss`, the mean over workers of their mean losses in the last round; `synchronized`; `optimizer`.
 
     Raises on every rank: ValueError for more ranks than microbatches, `sync_every` below 1, SyncBatchNorm and an inner
-    optimizer that has made steps; TypeError for one that is sharded; RuntimeError where ranks differ. Later a
+    optimizer that has made steps; TypeError for one that is sharded and LBFGS; RuntimeError where ranks differ. Later a
     FloatingPointError for a loss that is NaN or infinite, RuntimeError where loader and model disagree about the
     microbatch and once ranks have been lost.
     """
@@ -81,6 +81,8 @@ class DiLoCo(Wrapper):
                 "inner must be an optimizer of dtrain.optim that is not sharded: each worker has its own; "
                 f"got {type(inner).__name__}"
             )
+        if isinstance(inner, LBFGS):
+            raise TypeError("inner must be an optimizer that calls no closure, got LBFGS; AdamW, say")
         if any(isinstance(layer, SyncBatchNorm) for layer in module.modules()):
             raise ValueError("workers train alone, and SyncBatchNorm needs all microbatches of a step: use BatchNorm")
         if inner.state_dict()["state"]:

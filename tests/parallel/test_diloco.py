@@ -242,6 +242,8 @@ def test_wrong_options() -> None:
     net = nn.Linear(2, 2)
     with pytest.raises(TypeError, match="each worker has its own; got ZeroRedundancyOptimizer"):
         DiLoCo(net, ZeroRedundancyOptimizer(net.parameters(), optim.SGD), sync_every=2)
+    with pytest.raises(TypeError, match="calls no closure, got LBFGS"):
+        DiLoCo(net, optim.LBFGS(net.parameters()), sync_every=2)
     sync = nn.Sequential(net, nn.SyncBatchNorm(2))
     with pytest.raises(ValueError, match="SyncBatchNorm needs all microbatches of a step"):
         DiLoCo(sync, optim.SGD(sync.parameters(), lr=0.1), sync_every=2)

@@ -104,6 +104,9 @@ def test_state_of_this_rank() -> None:
     assert run_ranks(4, run) == [[1.0] * 8] * 4
 
 
+WHOLE: list[type[optim.Optimizer]] = [optim.Adafactor, optim.LAMB, optim.LARS, optim.LBFGS, optim.Muon]
+
+
 class NotElementwise(optim.SGD):
     elementwise = False
 
@@ -117,10 +120,11 @@ class OwnStep(optim.SGD):
     ("make", "message"),
     [
         (NotElementwise, "the state of NotElementwise cannot be sharded"),
+        *[(make, f"the state of {make.__name__} cannot be sharded") for make in WHOLE],
         (OwnStep, "a step of its own"),
-        (optim.SGD([nn.Parameter(dtrain.ones(1))]), "must be an optimizer of dtrain.optim, got <"),
+        (optim.SGD([nn.Parameter(dtrain.ones(1))]), "must be an optimizer of dtrain.optim, got an object of"),
     ],
-    ids=["elementwise", "step", "type"],
+    ids=["elementwise", *[make.__name__ for make in WHOLE], "step", "type"],
 )
 def test_optimizers_that_cannot_be_sharded_are_refused(make: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
