@@ -21,21 +21,74 @@ import builtins
 
 import numpy as _np
 
-from dtrain import autograd, checkpoint, comm, data, hub, metrics, models, nn, optim, parallel
+from dtrain import autograd, checkpoint, comm, data, hub, linalg, metrics, models, nn, optim, parallel, special
 from dtrain.autograd import Tensor, device, enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from dtrain.backend.random import manual_seed
 from dtrain.hub.serialization import load, save
 from dtrain.ops.activation import relu, sigmoid, softmax, tanh
 from dtrain.ops.arithmetic import (
-    abs, add, clamp, cos, div, eq, exp, ge, gt, isfinite, isnan, le, log, log1p, logical_and, logical_not, logical_or,
-    lt, maximum, minimum, mul, ne, neg, pow, sign, sin, sqrt, square, sub, where,
+    abs, absolute, add, clamp, clamp_max, clamp_min, clip, cos, div, divide, exp, log, log1p, maximum, minimum, mul,
+    multiply, neg, negative, pow, sign, sin, sqrt, square, sub, subtract, true_divide, where,
+)  # fmt: skip
+from dtrain.ops.binary import (
+    addcdiv, addcmul, arctan2, atan2, copysign, float_power, floor_divide, fmax, fmin, fmod, gcd, heaviside, hypot,
+    lcm, ldexp, lerp, logaddexp, logaddexp2, nextafter, remainder, rsub, xlog1py, xlogy,
+)  # fmt: skip
+from dtrain.ops.comparison import (
+    allclose, bitwise_and, bitwise_left_shift, bitwise_not, bitwise_or, bitwise_right_shift, bitwise_xor, eq, equal,
+    ge, greater, greater_equal, gt, isclose, isfinite, isin, isnan, le, less, less_equal, logical_and, logical_not,
+    logical_or, logical_xor, lt, ne, not_equal,
 )  # fmt: skip
 from dtrain.ops.creation import (
     arange, as_tensor, empty, empty_like, eye, from_numpy, full, full_like, linspace, ones, ones_like, rand, rand_like,
     randint, randn, randn_like, randperm, tensor, zeros, zeros_like,
 )  # fmt: skip
+from dtrain.ops.elementwise import (
+    acos, acosh, angle, arccos, arccosh, arcsin, arcsinh, arctan, arctanh, asin, asinh, atan, atanh, ceil, cosh,
+    deg2rad, exp2, expm1, fix, floor, frac, frexp, isinf, isneginf, isposinf, isreal, log10, log2, nan_to_num,
+    positive, rad2deg, reciprocal, round, rsqrt, sgn, signbit, sinc, sinh, tan, trunc,
+)  # fmt: skip
 from dtrain.ops.linear import matmul
 from dtrain.ops.reduction import all, amax, amin, any, argmax, argmin, logsumexp, max, mean, min, std, sum, var
+from dtrain.ops.counting import (
+    bincount, bucketize, histc, histogram, searchsorted, unique, unique_consecutive,
+)  # fmt: skip
+from dtrain.ops.decompositions import (
+    cholesky, det, inverse, logdet, matrix_power, pinv, slogdet, svd,
+)  # fmt: skip
+from dtrain.ops.indexing import (
+    argwhere, count_nonzero, gather, index_select, masked_select, narrow, nonzero, nonzero_static, select, take,
+    take_along_dim, unravel_index,
+)  # fmt: skip
+from dtrain.ops.products import (
+    addbmm, addmm, addmv, addr, baddbmm, bmm, chain_matmul, cross, dot, einsum, ger, inner, kron, mm, mv, outer,
+    tensordot, vdot,
+)  # fmt: skip
+from dtrain.ops.diagonals import (
+    diag, diag_embed, diagflat, diagonal, trace, tril, tril_indices, triu, triu_indices, vander,
+)  # fmt: skip
+from dtrain.ops.rearranging import (
+    atleast_1d, atleast_2d, atleast_3d, block_diag, broadcast_tensors, cartesian_prod, column_stack, combinations,
+    concatenate, dsplit, dstack, flip, fliplr, flipud, hsplit, hstack, meshgrid, moveaxis, movedim, ravel,
+    repeat_interleave, roll, rot90, row_stack, swapaxes, swapdims, tensor_split, tile, unflatten, unsafe_chunk,
+    unsafe_split, vsplit, vstack,
+)  # fmt: skip
+from dtrain.ops.scan import (
+    cummax, cummin, cumprod, cumsum, cumulative_trapezoid, diff, logcumsumexp, trapezoid, trapz,
+)  # fmt: skip
+from dtrain.ops.scatter import (
+    diagonal_scatter, index_add, index_copy, index_fill, index_put, index_reduce, masked_fill, masked_scatter, put,
+    scatter, scatter_add, scatter_reduce, select_scatter, slice_scatter,
+)  # fmt: skip
+from dtrain.ops.sorting import (
+    argsort, kthvalue, median, mode, msort, nanmedian, nanquantile, quantile, sort, topk,
+)  # fmt: skip
+from dtrain.ops.special import (
+    digamma, erf, erfc, erfinv, i0, lgamma, logit, mvlgamma, polygamma,
+)  # fmt: skip
+from dtrain.ops.statistics import (
+    aminmax, corrcoef, cov, dist, nanmean, nansum, norm, prod, renorm, std_mean, var_mean,
+)  # fmt: skip
 from dtrain.ops.shape import (
     broadcast_to, cat, chunk, clone, concat, flatten, permute, reshape, split, squeeze, stack, transpose, unbind,
     unsqueeze,

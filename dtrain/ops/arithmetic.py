@@ -1,4 +1,4 @@
-"""Elementwise arithmetic with broadcasting, comparisons, and functions of one number."""
+"""Elementwise arithmetic with broadcasting, and the commonest functions of one number."""
 
 from __future__ import annotations
 
@@ -8,45 +8,81 @@ import numpy as np
 
 from dtrain.autograd import op
 from dtrain.backend import xp_of
-from dtrain.ops.dtypes import floating, operands, result_dtype, unbroadcast
+from dtrain.ops.dtypes import floating, operands, plain, result_dtype, unbroadcast, zero
 
 __all__ = [
-    "abs", "add", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "clamp", "cos", "div", "eq", "exp", "ge",
-    "gt", "isfinite", "isnan", "le", "log",
-    "log1p", "logical_and", "logical_not", "logical_or", "lt", "maximum", "minimum", "mul", "ne",
-    "neg", "pow", "sign", "sin", "sqrt", "square", "sub", "where",
+    "abs", "absolute", "add", "clamp", "clamp_max", "clamp_min", "clip", "cos", "div", "divide", "exp", "log", "log1p",
+    "maximum", "minimum", "mul", "multiply", "neg", "negative", "pow", "sign", "sin", "sqrt", "square", "sub",
+    "subtract", "true_divide", "where",
 ]  # fmt: skip
 
 
-@op
-def add(x: Any, y: Any) -> Any:
-    """x + y with broadcasting."""
-    a, b = operands(x, y)
-    return a + b, (lambda g: unbroadcast(g, x), lambda g: unbroadcast(g, y))
+def _scaled(name: str, x: Any, y: Any, alpha: float) -> Any:
+    """alpha * y; alpha may be a fraction only where the result is floating-point."""
+    if alpha == 1:
+        return y
+    dtype = result_dtype(x, y)
+    if isinstance(alpha, bool) and dtype.kind != "b" or isinstance(alpha, float) and dtype.kind != "f":
+        raise TypeError(f"{name}: alpha={alpha} does not fit a result of dtype {dtype}")
+    return y * alpha
 
 
 @op
-def sub(x: Any, y: Any) -> Any:
-    """x - y with broadcasting."""
-    a, b = operands(x, y)
-    return a - b, (lambda g: unbroadcast(g, x), lambda g: unbroadcast(-g, y))
+def add(input: Any, other: Any, *, alpha: float = 1) -> Any:
+    """input + alpha * other with broadcasting."""
+    a, b = operands(input, _scaled("add", input, other, alpha))
+    if alpha == 1:
+        return a + b, (lambda g: unbroadcast(g, input), lambda g: unbroadcast(g, other))
+    return a + b, (lambda g: unbroadcast(g, input), lambda g: unbroadcast(g * alpha, other))
 
 
 @op
-def mul(x: Any, y: Any) -> Any:
-    """x * y with broadcasting."""
-    a, b = operands(x, y)
-    return a * b, (lambda g: unbroadcast(g * b, x), lambda g: unbroadcast(g * a, y))
+def sub(input: Any, other: Any, *, alpha: float = 1) -> Any:
+    """input - alpha * other with broadcasting. Raises TypeError for bools."""
+    a, b = operands(input, _scaled("sub", input, other, alpha))
+    if result_dtype(a, b).kind == "b" or np.bool_ in (getattr(a, "dtype", None), getattr(b, "dtype", None)):
+        raise TypeError("sub does not take bools; use ^ (logical_xor) or convert with .int()")
+    return a - b, (lambda g: unbroadcast(g, input), lambda g: unbroadcast(g * -alpha, other))
 
 
 @op
-def div(x: Any, y: Any) -> Any:
-    """x / y with broadcasting; integers give the default floating-point dtype."""
-    a, b = operands(x, y)
+def mul(input: Any, other: Any) -> Any:
+    """input * other with broadcasting."""
+    a, b = operands(input, other)
+    return a * b, (lambda g: unbroadcast(g * b, input), lambda g: unbroadcast(g * a, other))
+
+
+@op
+def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
+    """input / other with broadcasting; integers give the default floating-point dtype.
+
+    rounding_mode: "trunc" rounds towards 0, "floor" down, both in the operands' dtype. Raises ZeroDivisionError
+    where integers are divided by 0 and rounded, ValueError for another mode.
+    """
+    a, b = operands(input, other)
+    if rounding_mode is not None:
+        return _whole(a, b, rounding_mode), (
+            lambda g: unbroadcast(zero(g), input),
+            lambda g: unbroadcast(zero(g), other),
+        )
     if result_dtype(a, b).kind != "f":
         a, b = (floating(v if hasattr(v, "dtype") else xp_of(v).asarray(v)) for v in (a, b))
     z = _ratio(a, b)
-    return z, (lambda g: unbroadcast(_ratio(g, b), x), lambda g: unbroadcast(_ratio(-g * z, b), y))
+    return z, (lambda g: unbroadcast(_ratio(g, b), input), lambda g: unbroadcast(_ratio(-g * z, b), other))
+
+
+def _whole(x: Any, y: Any, mode: str) -> Any:
+    """x / y rounded."""
+    a, b, dtype = plain(x), plain(y), result_dtype(x, y)
+    if mode not in ("trunc", "floor"):
+        raise ValueError(f"div: rounding_mode must be None, 'trunc' or 'floor', got {mode!r}")
+    if dtype.kind != "f" and not np.all(b):
+        raise ZeroDivisionError("div: division of integers by zero")
+    with np.errstate(all="ignore"):
+        if mode == "trunc" and dtype.kind == "f":
+            return np.trunc(a / b)
+        q = np.asarray(np.floor_divide(a, b))
+        return q if mode == "floor" else q + ((q < 0) & (np.multiply(q, b) != a))
 
 
 def _ratio(x: Any, y: Any) -> Any:
@@ -56,9 +92,12 @@ def _ratio(x: Any, y: Any) -> Any:
 
 
 @op
-def pow(x: Any, y: Any) -> Any:  # noqa: A001
-    """x ** y with broadcasting. The gradient of y is 0 where x = 0 and y >= 0, as in PyTorch."""
+def pow(input: Any, exponent: Any) -> Any:
+    """input ** exponent with broadcasting. The gradient of y is 0 where x = 0 and y >= 0, as in PyTorch."""
+    x, y = input, exponent
     a, b = operands(x, y)
+    if result_dtype(a, b).kind in "iu" and np.any(np.less(plain(b), 0)):
+        raise ValueError("pow: integers to negative integer powers are fractions; convert with .float()")
     xp = xp_of(a, b)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = a**b
@@ -78,75 +117,75 @@ def pow(x: Any, y: Any) -> Any:  # noqa: A001
 
 
 @op
-def neg(x: Any) -> Any:
+def neg(input: Any) -> Any:
     """-x"""
-    return -x, lambda g: -g
+    return -input, lambda g: -g
 
 
 @op
-def abs(x: Any) -> Any:  # noqa: A001
+def abs(input: Any) -> Any:
     """|x|; the gradient at 0 is 0."""
-    xp = xp_of(x)
+    x, xp = input, xp_of(input)
     return xp.abs(x), lambda g: g * xp.sign(x)
 
 
 @op
-def square(x: Any) -> Any:
+def square(input: Any) -> Any:
     """x * x"""
-    return x * x, lambda g: 2 * g * x
+    return input * input, lambda g: 2 * g * input
 
 
 @op
-def exp(x: Any) -> Any:
+def exp(input: Any) -> Any:
     """exp(x), elementwise."""
-    y = xp_of(x).exp(floating(x))
+    y = xp_of(input).exp(floating(input))
     return y, lambda g: g * y
 
 
 @op
-def log(x: Any) -> Any:
+def log(input: Any) -> Any:
     """The natural logarithm, elementwise."""
-    x = floating(x)
+    x = floating(input)
     with np.errstate(divide="ignore", invalid="ignore"):
         y = xp_of(x).log(x)
     return y, lambda g: _ratio(g, x)
 
 
 @op
-def log1p(x: Any) -> Any:
+def log1p(input: Any) -> Any:
     """log(1 + x), accurate for small x."""
-    x = floating(x)
+    x = floating(input)
     with np.errstate(divide="ignore", invalid="ignore"):
         y = xp_of(x).log1p(x)
     return y, lambda g: _ratio(g, 1 + x)
 
 
 @op
-def sqrt(x: Any) -> Any:
+def sqrt(input: Any) -> Any:
     """The square root, elementwise."""
     with np.errstate(invalid="ignore"):
-        y = xp_of(x).sqrt(floating(x))
+        y = xp_of(input).sqrt(floating(input))
     return y, lambda g: _ratio(g, 2 * y)
 
 
 @op
-def sin(x: Any) -> Any:
+def sin(input: Any) -> Any:
     """sin(x), x in radians."""
-    xp, x = xp_of(x), floating(x)
+    xp, x = xp_of(input), floating(input)
     return xp.sin(x), lambda g: g * xp.cos(x)
 
 
 @op
-def cos(x: Any) -> Any:
+def cos(input: Any) -> Any:
     """cos(x), x in radians."""
-    xp, x = xp_of(x), floating(x)
+    xp, x = xp_of(input), floating(input)
     return xp.cos(x), lambda g: -g * xp.sin(x)
 
 
 @op
-def sign(x: Any) -> Any:
+def sign(input: Any) -> Any:
     """-1, 0 or 1; the gradient is 0."""
-    return xp_of(x).sign(x), lambda g: g * 0
+    return xp_of(input).sign(input), zero
 
 
 def _choose(x: Any, y: Any, wins: str, choose: str) -> Any:
@@ -165,24 +204,53 @@ def _choose(x: Any, y: Any, wins: str, choose: str) -> Any:
 
 
 @op
-def maximum(x: Any, y: Any) -> Any:
+def maximum(input: Any, other: Any) -> Any:
     """The larger of x and y, elementwise, with broadcasting."""
-    return _choose(x, y, "greater", "maximum")
+    return _choose(input, other, "greater", "maximum")
 
 
 @op
-def minimum(x: Any, y: Any) -> Any:
+def minimum(input: Any, other: Any) -> Any:
     """The smaller of x and y, elementwise, with broadcasting."""
-    return _choose(x, y, "less", "minimum")
+    return _choose(input, other, "less", "minimum")
 
 
 @op
-def clamp(x: Any, min: float | None = None, max: float | None = None) -> Any:  # noqa: A002
-    """x limited to [min, max]; the gradient is 0 outside. Raises ValueError where neither is given."""
+def clamp(input: Any, min: Any = None, max: Any = None) -> Any:
+    """input limited to [min, max], numbers or tensors that broadcast; max where min > max.
+
+    The gradient goes to what the result was taken from. Raises ValueError where neither is given.
+    """
     if min is None and max is None:
         raise ValueError("clamp needs min, max or both")
-    inside = ~((x < (-np.inf if min is None else min)) | (x > (np.inf if max is None else max)))
-    return xp_of(x).clip(x, min, max), lambda g: g * inside
+    bounds = [b.item() if isinstance(b, np.generic) else b for b in (min, max)]
+    dtype = result_dtype(input, *(b for b in bounds if b is not None))
+    x, low, high = (plain(v) for v in (input, *bounds))
+    if dtype.kind == "f":  # a bound of another category
+        low, high = (float(v) if isinstance(v, int) else v for v in (low, high))
+    x, low, high = (np.asarray(v, dtype) if hasattr(v, "dtype") and v.dtype != dtype else v for v in (x, low, high))
+    below = lambda: np.False_ if low is None else np.less(x, low)  # noqa: E731
+    above = lambda: np.False_ if high is None else np.greater(x, high)  # noqa: E731
+    # Where the bounds cross, all of the result is max's.
+    crossed = lambda: np.False_ if low is None or high is None else np.greater(low, high)  # noqa: E731
+    return xp_of(x).clip(x, low, high), (
+        lambda g: unbroadcast(g * ~(below() | above() | crossed()), input),
+        lambda g: unbroadcast(g * (below() & ~crossed()), min),
+        lambda g: unbroadcast(g * (above() | crossed()), max),
+    )
+
+
+clip = clamp
+
+
+def clamp_min(input: Any, min: Any) -> Any:
+    """input, but at least min."""
+    return clamp(input, min)
+
+
+def clamp_max(input: Any, max: Any) -> Any:
+    """input, but at most max."""
+    return clamp(input, None, max)
 
 
 @op
@@ -199,46 +267,4 @@ def where(condition: Any, x: Any, y: Any) -> Any:
     )
 
 
-def _comparison(name: str, symbol: str) -> Any:
-    def compare(x: Any, y: Any) -> Any:
-        return getattr(xp_of(x), name)(x, y), None
-
-    compare.__name__, compare.__doc__ = name, f"x {symbol} y, elementwise."
-    return op(compare)
-
-
-eq = _comparison("equal", "==")
-ne = _comparison("not_equal", "!=")
-lt = _comparison("less", "<")
-le = _comparison("less_equal", "<=")
-gt = _comparison("greater", ">")
-ge = _comparison("greater_equal", ">=")
-bitwise_and = _comparison("bitwise_and", "&")
-bitwise_or = _comparison("bitwise_or", "|")
-bitwise_xor = _comparison("bitwise_xor", "^")
-logical_and = _comparison("logical_and", "and")
-logical_or = _comparison("logical_or", "or")
-
-
-@op
-def bitwise_not(x: Any) -> Any:
-    """~x, elementwise: `not` for bools, the bits turned round for integers."""
-    return xp_of(x).bitwise_not(x), None
-
-
-@op
-def logical_not(x: Any) -> Any:
-    """not x, elementwise."""
-    return xp_of(x).logical_not(x), None
-
-
-@op
-def isnan(x: Any) -> Any:
-    """Whether x is NaN, elementwise."""
-    return xp_of(x).isnan(x), None
-
-
-@op
-def isfinite(x: Any) -> Any:
-    """Whether x is neither infinite nor NaN, elementwise."""
-    return xp_of(x).isfinite(x), None
+absolute, negative, subtract, multiply, divide, true_divide = abs, neg, sub, mul, div, div

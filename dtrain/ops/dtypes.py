@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
 
+from dtrain.autograd import Joint
 from dtrain.backend import Array, xp_of
 
-__all__ = ["default_dtype", "floating", "operands", "result_dtype", "same_dtype", "unbroadcast"]
+__all__ = [
+    "dimension", "default_dtype", "floating", "operands", "plain", "quiet", "result_dtype", "same_dtype", "unbroadcast",
+    "zero",
+]  # fmt: skip
 
 default_dtype = np.dtype(np.float32)
 _KINDS = {"b": 0, "i": 1, "u": 1, "f": 2}
@@ -81,3 +87,49 @@ def unbroadcast(g: Array, x: Any) -> Array:
     if repeated:
         g = g.sum(repeated, keepdims=True)
     return g if g.dtype == x.dtype else g.astype(x.dtype)
+
+
+def dimension(dim: int, ndim: int) -> int:
+    """dim counted from the front. Raises IndexError where a tensor of ndim dimensions does not have it.
+
+    A tensor of no dimensions takes 0 and -1, as in PyTorch.
+    """
+    n = max(ndim, 1)
+    if not -n <= dim < n:
+        raise IndexError(f"dim {dim} is out of range for a tensor of {ndim} dimensions; use {-n} to {n - 1}")
+    return int(dim) % n
+
+
+def plain(x: Any) -> Any:
+    """The array of what records (see `dtrain.autograd.recorded`), for values whose gradient is not taken from them."""
+    return x.tensor.array if hasattr(x, "tensor") else x
+
+
+def zero(g: Any) -> Any:
+    """The gradient of a function of steps."""
+    return xp_of(g).zeros_like(g)
+
+
+def quiet(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`@op @quiet`: infinity and NaN are values like others in the function and its pullbacks, and no warning."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with np.errstate(all="ignore"):
+            value, pullbacks = function(*args, **kwargs)
+        if isinstance(pullbacks, tuple):
+            return value, tuple(map(_silent, pullbacks))
+        return value, Joint(_silent(pullbacks.function)) if isinstance(pullbacks, Joint) else _silent(pullbacks)
+
+    return call
+
+
+def _silent(pullback: Any) -> Any:
+    if pullback is None:
+        return None
+
+    def call(*args: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return pullback(*args)
+
+    return call

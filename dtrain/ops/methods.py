@@ -9,27 +9,60 @@ import numpy as np
 
 from dtrain.autograd import Tensor, is_grad_enabled
 from dtrain.backend.random import Purpose, next_stream
-from dtrain.ops import activation, arithmetic, linear, reduction, shape
-from dtrain.ops.shape import raw_key
+from dtrain.ops import (
+    activation,
+    arithmetic,
+    binary,
+    comparison,
+    counting,
+    decompositions,
+    diagonals,
+    elementwise,
+    indexing,
+    linear,
+    products,
+    rearranging,
+    reduction,
+    scan,
+    scatter,
+    shape,
+    sorting,
+    special,
+    statistics,
+)  # fmt: skip
+from dtrain.ops.indexing import raw_key
 
 __all__: list[str] = []
 
-_NAMED = {
-    arithmetic: (
-        "abs add clamp cos div eq exp ge gt isfinite isnan le log log1p logical_and logical_not logical_or lt "
-        "maximum minimum mul ne neg pow sign sin sqrt square sub"
+# All functions of these modules are methods, but for those that are named.
+_FUNCTIONS_ONLY = {
+    arithmetic: "where",
+    binary: "",
+    comparison: "",
+    counting: "Histogram bucketize one_hot searchsorted",
+    decompositions: "Eigen SVD SlogDet eigh eigvalsh solve svdvals",
+    diagonals: "powers tril_indices triu_indices vander",
+    elementwise: "",
+    indexing: "index raw_key",
+    linear: "linear",
+    products: "chain_matmul einsum multi_dot tensordot",
+    rearranging: (
+        "atleast_1d atleast_2d atleast_3d block_diag broadcast_tensors cartesian_prod column_stack combinations "
+        "concatenate dstack hstack meshgrid row_stack vstack"
     ),
-    reduction: "all amax amin any argmax argmin logsumexp max mean min std sum var",
-    shape: (
-        "broadcast_to chunk clone contiguous expand flatten narrow permute reshape split squeeze transpose unbind "
-        "unsqueeze view"
-    ),
-    linear: "matmul",
-    activation: "log_softmax relu sigmoid softmax tanh",
+    reduction: "",
+    scan: "Running cumulative_trapezoid flip_axis trapezoid trapz",
+    scatter: "",
+    shape: "cat concat stack",
+    sorting: "Ordered",
+    special: "gammaln i0e i1 i1e log_ndtr log1p log_softmax multigammaln ndtr ndtri psi softmax zeta",
+    statistics: "AMinMax matrix_norm std_mean var_mean vector_norm",
 }
-for module, names in _NAMED.items():
-    for name in names.split():
+for module, names in _FUNCTIONS_ONLY.items():
+    for name in {*module.__all__} - {*names.split()}:
         setattr(Tensor, name, getattr(module, name))
+for name in ("log_softmax", "relu", "sigmoid", "softmax", "tanh"):
+    setattr(Tensor, name, getattr(activation, name))
 
 
 def _reflected(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,15 +70,20 @@ def _reflected(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _operators() -> dict[str, Callable[..., Any]]:
-    a = arithmetic
-    two = {"add": a.add, "sub": a.sub, "mul": a.mul, "truediv": a.div, "pow": a.pow, "matmul": linear.matmul}
+    a, b, c = arithmetic, binary, comparison
+    two = {
+        "add": a.add, "and": c.bitwise_and, "floordiv": b.floor_divide, "lshift": c.bitwise_left_shift,
+        "matmul": linear.matmul, "mod": b.remainder, "mul": a.mul, "or": c.bitwise_or, "pow": a.pow,
+        "rshift": c.bitwise_right_shift, "sub": a.sub, "truediv": a.div, "xor": c.bitwise_xor,
+    }  # fmt: skip
     found = {f"__{name}__": f for name, f in two.items()}
     found |= {f"__r{name}__": _reflected(f) for name, f in two.items()}
-    found |= {f"__{name}__": getattr(a, name) for name in ("eq", "ne", "lt", "le", "gt", "ge", "neg", "abs")}
-    found |= {"__and__": a.bitwise_and, "__or__": a.bitwise_or, "__xor__": a.bitwise_xor, "__invert__": a.bitwise_not}
+    found |= {f"__{name}__": getattr(a, name) for name in ("neg", "abs")}
+    found |= {f"__{name}__": getattr(c, name) for name in ("lt", "le", "gt", "ge")}
+    found |= {"__invert__": c.bitwise_not}
     # Comparisons with what is no number (None, say) are false, as in Python.
-    found |= {f"__{name}__": _compare(getattr(a, name)) for name in ("eq", "ne")}
-    return found | {"__getitem__": shape.index}
+    found |= {f"__{name}__": _compare(getattr(c, name)) for name in ("eq", "ne")}
+    return found | {"__getitem__": indexing.index}
 
 
 def _compare(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,27 +105,15 @@ def _last_two_transposed(x: Tensor) -> Tensor:
     return shape.transpose(x, -1, -2)
 
 
-def _view_as(x: Tensor, other: Tensor) -> Tensor:
-    """The elements in the shape of `other`, which must have as many."""
-    return shape.reshape(x, other.shape)
-
-
 def _type_as(x: Tensor, other: Tensor) -> Tensor:
     """x in the dtype of `other`."""
     return x.to(other.dtype)
 
 
-def _masked_fill(x: Tensor, mask: Tensor, value: float) -> Tensor:
-    """value where mask is true, x elsewhere; mask broadcasts to x."""
-    return arithmetic.where(mask, value, x)
-
-
 Tensor.T = property(_transposed)  # type: ignore[attr-defined]
 Tensor.mT = property(_last_two_transposed)  # type: ignore[attr-defined]
 Tensor.t = _transposed  # type: ignore[attr-defined]
-Tensor.view_as = _view_as  # type: ignore[attr-defined]
 Tensor.type_as = _type_as  # type: ignore[attr-defined]
-Tensor.masked_fill = _masked_fill  # type: ignore[attr-defined]
 Tensor.__iter__ = lambda x: iter(shape.unbind(x))  # type: ignore[attr-defined]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from dtrain.autograd import Recorded
 from dtrain.backend import NoKernelError
-from dtrain.ops import activation, arithmetic, linear, reduction, shape
+from dtrain.ops import activation, arithmetic, binary, elementwise, indexing, linear, reduction, scan, shape
 
 __all__ = ["Namespace"]
 
@@ -84,7 +84,7 @@ def _squeeze(x: Any, axis: Any = None) -> Any:
 
 
 def _getitem(x: Any, key: Any) -> Any:
-    return Recorded(shape.index(x.tensor, key))
+    return Recorded(indexing.index(x.tensor, key))
 
 
 _METHODS: dict[str, Callable[..., Any]] = {
@@ -93,6 +93,8 @@ _METHODS: dict[str, Callable[..., Any]] = {
     "__neg__": lambda x: arithmetic.neg.raw(x),
     "astype": _astype,
     "copy": lambda x, order="C": x,
+    "cumprod": lambda x, axis: Recorded(scan.cumprod(x.tensor, axis)),
+    "cumsum": lambda x, axis: Recorded(scan.cumsum(x.tensor, axis)),
     "dot": lambda x, y: linear.matmul.raw(x, y),
     "max": _max,
     "mean": _mean,
@@ -161,6 +163,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "divide": arithmetic.div.raw,
     "dot": linear.matmul.raw,
     "expand_dims": _expand_dims,
+    "flip": lambda x, axis: scan.flip_axis.raw(x, axis),
     "max": _max,
     "mean": _mean,
     "min": _min,
@@ -199,7 +202,7 @@ class Namespace(ModuleType):
     def __init__(self) -> None:
         super().__init__("recorded")
         self.__dict__.update(_FUNCTIONS)
-        places = (arithmetic, linear, reduction, shape)
+        places = (arithmetic, binary, elementwise, linear, reduction, shape)
         for name in _SAME.split():
             found = next((getattr(p, name) for p in places if hasattr(p, name)), None)
             if found is not None:

@@ -12,10 +12,11 @@ import numpy as np
 from dtrain.autograd import Joint, Tensor, op
 from dtrain.backend import Array, xp_of
 from dtrain.ops.dtypes import result_dtype, unbroadcast
+from dtrain.ops.positions import slice_of
 
 __all__ = [
-    "broadcast_to", "cat", "chunk", "clone", "concat", "contiguous", "expand", "flatten", "index",
-    "narrow", "permute", "reshape", "split", "squeeze", "stack", "transpose", "unbind", "unsqueeze", "view",
+    "broadcast_to", "cat", "chunk", "clone", "concat", "contiguous", "expand", "flatten", "permute", "reshape",
+    "split", "squeeze", "stack", "transpose", "unbind", "unsqueeze", "view",
 ]  # fmt: skip
 
 
@@ -122,77 +123,6 @@ def contiguous(x: Any) -> Any:
     return xp_of(x).asarray(x, order="C"), lambda g: g
 
 
-def _is_basic(key: Any) -> bool:
-    parts = key if isinstance(key, tuple) else (key,)
-    return all(
-        p is None or p is Ellipsis or isinstance(p, (slice, int, np.integer)) and not isinstance(p, bool) for p in parts
-    )
-
-
-@op
-def _spread(g: Any, key: Any, shape: tuple[int, ...]) -> Any:
-    """Zeros of `shape` with g at key: what is there twice is added. The gradient of x[key], and the other way round."""
-    xp = xp_of(g)
-    full = xp.zeros(shape, g.dtype)
-    if _is_basic(key):
-        full[key] = g
-    else:
-        xp.add.at(full, key, g)  # an element that was taken twice gets both gradients
-    return full, lambda h: h[key]
-
-
-@op
-def _index(x: Any, key: Any) -> Any:
-    return x[key], lambda g: _spread.raw(g, key, x.shape)
-
-
-def index(x: Any, key: Any) -> Any:
-    """x[key], with basic and advanced indexing as in PyTorch; keys may be tensors."""
-    selected, rest = raw_key(x.ndim, key)
-    if selected is not Ellipsis:
-        x = _index(x, selected)
-    return x if rest is Ellipsis else _index(x, rest)
-
-
-def raw_key(ndim: int, key: Any) -> tuple[Any, Any]:
-    """(selected, rest): x[key] is x[selected][rest], both without tensors; Ellipsis where there is nothing to do.
-
-    NumPy takes a number beside an array for another array, and moves dimensions; PyTorch selects first.
-    """
-    parts = [_raw(k) for k in key] if isinstance(key, tuple) else [_raw(key)]
-    arrays = [k for k in parts if isinstance(k, np.ndarray) and k.ndim]
-    if not arrays or not any(isinstance(k, (int, np.integer)) and not isinstance(k, bool) for k in parts):
-        return (tuple(parts) if isinstance(key, tuple) else parts[0]), Ellipsis
-    taken = sum(k.ndim if isinstance(k, np.ndarray) and k.dtype == np.bool_ else k is not None for k in parts)
-    if any(k is Ellipsis for k in parts):
-        place = next(i for i, k in enumerate(parts) if k is Ellipsis)
-        parts[place : place + 1] = [slice(None)] * (ndim - taken + 1)
-    selected: list[Any] = []
-    rest = []
-    for k in parts:
-        if isinstance(k, (int, np.integer)):
-            selected.append(k)
-            continue
-        rest.append(k)
-        if k is not None:
-            selected += [slice(None)] * (k.ndim if isinstance(k, np.ndarray) and k.dtype == np.bool_ else 1)
-    return tuple(selected), tuple(rest)
-
-
-def _raw(k: Any) -> Any:
-    """One part of an indexing key; lists and tensors as arrays, masks of bytes as masks."""
-    if isinstance(k, list):
-        k = np.asarray([_raw(part) for part in k]) if k else np.zeros(0, np.int64)
-    if isinstance(k, Tensor):
-        k = k.array
-    return k.astype(np.bool_) if isinstance(k, np.ndarray) and k.dtype == np.uint8 else k
-
-
-def narrow(x: Any, dim: int, start: int, length: int) -> Any:
-    """`length` elements from `start` along dim."""
-    return _index(x, (slice(None),) * (dim % x.ndim) + (slice(start, start + length),))
-
-
 @op
 def _cat(*arrays: Any, dim: int = 0) -> Any:
     xp = xp_of(arrays[0])
@@ -244,8 +174,8 @@ def _split(x: Any, ends: tuple[int, ...], dim: int) -> Any:
 
 @_split.formula
 def _(x: Any, ends: tuple[int, ...], dim: int) -> Any:
-    edges = [0, *ends, x.shape[dim]]
-    return tuple(narrow(x, dim, a, b - a) for a, b in pairwise(edges))
+    axis, edges = dim % x.ndim, [0, *ends, x.shape[dim]]
+    return tuple(slice_of(x, (slice(None),) * axis + (slice(a, b),)) for a, b in pairwise(edges))
 
 
 def split(x: Any, split_size_or_sections: int | Sequence[int], dim: int = 0) -> Any:

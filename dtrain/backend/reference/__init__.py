@@ -6,9 +6,12 @@ are returned as views of such arrays in PyTorch's shape, so the next kernel find
 a copy. Sums over many rows are matrix products with ones: BLAS does them fastest.
 """
 
+from dtrain.backend.reference.bessel import bessel_ie
 from dtrain.backend.reference.blockwise_attention import attention, attention_grad
 from dtrain.backend.reference.conv import conv2d, conv2d_grad
 from dtrain.backend.reference.elementwise import erf, gelu
+from dtrain.backend.reference.error_function import erfc, erfcx, erfinv, log_ndtr, ndtri
+from dtrain.backend.reference.gamma import digamma, lgamma, polygamma, zeta
 from dtrain.backend.reference.logits import cross_entropy, cross_entropy_grad, log_softmax, softmax
 from dtrain.backend.reference.norm import (
     batch_norm,
@@ -40,24 +43,34 @@ __all__ = [
     "batch_norm_grad",
     "batch_norm_grad_sums",
     "batch_norm_stats",
+    "bessel_ie",
     "conv2d",
     "conv2d_grad",
     "cross_entropy",
     "cross_entropy_grad",
+    "digamma",
     "dropout_mask",
     "embedding_grad",
     "erf",
+    "erfc",
+    "erfcx",
+    "erfinv",
     "gelu",
     "gru",
     "gru_grad",
     "layer_norm",
     "layer_norm_grad",
+    "lgamma",
+    "log_ndtr",
     "log_softmax",
     "lstm",
     "lstm_grad",
     "max_pool2d",
     "max_pool2d_grad",
+    "ndtri",
+    "polygamma",
     "rnn",
     "rnn_grad",
     "softmax",
+    "zeta",
 ]
