@@ -40,8 +40,9 @@ from dtrain.ops.comparison import (
     logical_or, logical_xor, lt, ne, not_equal,
 )  # fmt: skip
 from dtrain.ops.creation import (
-    arange, as_tensor, empty, empty_like, eye, from_numpy, full, full_like, linspace, ones, ones_like, rand, rand_like,
-    randint, randn, randn_like, randperm, tensor, zeros, zeros_like,
+    arange, as_tensor, empty, empty_like, eye, from_numpy, full, full_like, linspace, logspace, ones, ones_like, rand,
+    rand_like, randint, randint_like, randn, randn_like, randperm, scalar_tensor, tensor, zeros,
+    zeros_like,
 )  # fmt: skip
 from dtrain.ops.elementwise import (
     acos, acosh, angle, arccos, arccosh, arcsin, arcsinh, arctan, arctanh, asin, asinh, atan, atanh, ceil, cosh,

@@ -1,7 +1,10 @@
 """Tensors made from numbers, ranges and random draws."""
 
+# ruff: noqa: A002  (`input` is PyTorch's name)
+
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,9 +16,9 @@ from dtrain.ops.dtypes import default_dtype
 from dtrain.ops.shape import _shape
 
 __all__ = [
-    "arange", "as_tensor", "empty", "empty_like", "eye", "from_numpy", "full", "full_like", "linspace",
-    "ones", "ones_like", "rand", "rand_like", "randint", "randn", "randn_like", "randperm", "tensor",
-    "zeros", "zeros_like",
+    "arange", "as_tensor", "empty", "empty_like", "eye", "from_numpy", "full", "full_like", "linspace", "logspace",
+    "new_empty", "new_full", "new_ones", "new_tensor", "new_zeros", "ones", "ones_like", "rand", "rand_like",
+    "randint", "randint_like", "randn", "randn_like", "randperm", "scalar_tensor", "tensor", "zeros", "zeros_like",
 ]  # fmt: skip
 
 
@@ -93,22 +96,82 @@ def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool
     return _make(np.empty(_shape(size), dtype or default_dtype), device, requires_grad)
 
 
-def eye(n: int, m: int | None = None, dtype: Any = None, device: Any = None) -> Tensor:
-    """Ones on the diagonal of an (n, m) matrix, zeros elsewhere."""
-    return _make(np.eye(n, m, dtype=dtype or default_dtype), device, False)
+def eye(n: int, m: int | None = None, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Ones on the diagonal of an (n, m) matrix, zeros elsewhere; m is n by default. ValueError below 0."""
+    if min(n, n if m is None else m) < 0:
+        raise ValueError(f"eye: n and m must be at least 0, got {n} and {m}")
+    return _make(np.eye(n, m, dtype=dtype or default_dtype), device, requires_grad)
 
 
-def arange(start: Any, end: Any = None, step: Any = 1, dtype: Any = None, device: Any = None) -> Tensor:
-    """start, start + step, ... below end; arange(n) counts from 0. int64, or float32 if an argument is a float."""
+def arange(
+    start: Any, end: Any = None, step: Any = 1, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """start, start + step, ... below end; arange(n) counts from 0. int64, or float32 if an argument is a float.
+
+    There are ceil((end - start) / step) numbers. ValueError for a step of 0 or in the wrong direction.
+    """
     start, end = (0, start) if end is None else (start, end)
+    start, end, step = (a.item() if isinstance(a, Tensor) else a for a in (start, end, step))
     if dtype is None:
         dtype = default_dtype if any(isinstance(a, float) for a in (start, end, step)) else np.int64
-    return _make(np.arange(start, end, step).astype(dtype), device, False)
+    dtype = np.dtype(dtype)
+    if dtype.kind in "iu" and np.isfinite([start, end, step]).all():
+        start, end, step = int(start), int(end), int(step)
+    if not np.isfinite([start, end]).all():
+        raise ValueError(f"arange: start and end must be finite, got {start} and {end}")
+    if not step or (end - start) * step < 0:
+        raise ValueError(f"arange: no way from {start} to {end} in steps of {step}")
+    count = -(-(end - start) // step) if isinstance(start + end + step, int) else math.ceil((end - start) / step)
+    return _make((start + np.arange(count) * step).astype(dtype), device, requires_grad)
 
 
-def linspace(start: float, end: float, steps: int, dtype: Any = None, device: Any = None) -> Tensor:
-    """`steps` numbers, evenly spaced from start to end, both included."""
-    return _make(np.linspace(start, end, steps, dtype=dtype or default_dtype), device, False)
+def linspace(
+    start: Any, end: Any, steps: int, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """`steps` numbers, evenly spaced from start to end, both included. start, end: numbers or 0-dimensional tensors.
+
+    Whole numbers are cut, not rounded. TypeError or ValueError unless steps is a whole number of at least 0.
+    """
+    dtype = np.dtype(dtype or default_dtype)
+    return _make(_spaced("linspace", start, end, steps, dtype).astype(dtype), device, requires_grad)
+
+
+def logspace(
+    start: Any,
+    end: Any,
+    steps: int,
+    base: float = 10.0,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """base ** linspace(start, end, steps)."""
+    dtype = np.dtype(dtype or default_dtype)
+    powers = _spaced("logspace", start, end, steps, dtype)
+    with np.errstate(all="ignore"):
+        return _make(np.power(float(base), powers).astype(dtype), device, requires_grad)
+
+
+def _spaced(name: str, start: Any, end: Any, steps: int, dtype: np.dtype) -> np.ndarray:
+    """The numbers of linspace in float64; each half counts from its own end."""
+    for value in (start, end):
+        if isinstance(value, Tensor) and value.ndim:
+            raise ValueError(f"{name}: start and end must have no dimensions, one has shape {value.shape}")
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)):
+        raise TypeError(f"{name}: steps must be a whole number, got {steps!r}")
+    if steps < 0:
+        raise ValueError(f"{name}: steps must be at least 0, got {steps}")
+    first, last = (a.item() if isinstance(a, Tensor) else a for a in (start, end))
+    if dtype.kind in "iu":
+        first, last = int(first), int(last)
+    step = (last - first) / max(steps - 1, 1)
+    i = np.arange(steps)
+    return np.where(i < steps / 2 if steps > 1 else i == 0, first + i * step, last - (steps - 1 - i) * step)
+
+
+def scalar_tensor(s: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A number as a tensor without dimensions; float32 by default."""
+    return _make(np.asarray(s, dtype or default_dtype), device, requires_grad)
 
 
 def _stream() -> np.random.Generator:
@@ -132,43 +195,88 @@ def _drawn(dtype: Any) -> Any:
     return dtype.type
 
 
-def randint(low: int, high: Any = None, size: Any = None, dtype: Any = None, device: Any = None) -> Tensor:
+def randint(
+    low: Any, high: Any = None, size: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """Whole numbers from [low, high): randint(high, size) or randint(low, high, size); int64 by default."""
     if size is None:
         low, high, size = 0, low, high
-    return _make(_stream().integers(low, high, tuple(size)).astype(dtype or np.int64), device, False)
+    if high <= low:
+        raise ValueError(f"randint: there are no whole numbers from {low} on that are below {high}")
+    return _make(_stream().integers(low, high, tuple(size)).astype(dtype or np.int64), device, requires_grad)
 
 
-def randperm(n: int, device: Any = None) -> Tensor:
+def randperm(n: int, dtype: Any = None, device: Any = None) -> Tensor:
     """The numbers 0 to n - 1 in random order."""
-    return _make(_stream().permutation(n).astype(np.int64), device, False)
+    return _make(_stream().permutation(n).astype(dtype or np.int64), device, False)
 
 
-def zeros_like(x: Tensor, dtype: Any = None) -> Tensor:
-    """Zeros of x's shape, dtype and device."""
-    return zeros(x.shape, dtype=dtype or x.dtype, device=x.device)
+def zeros_like(input: Tensor, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Zeros of the input's shape, dtype and device."""
+    return zeros(input.shape, **_like(input, dtype, device, requires_grad))
 
 
-def ones_like(x: Tensor, dtype: Any = None) -> Tensor:
-    """Ones of x's shape, dtype and device."""
-    return ones(x.shape, dtype=dtype or x.dtype, device=x.device)
+def ones_like(input: Tensor, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Ones of the input's shape, dtype and device."""
+    return ones(input.shape, **_like(input, dtype, device, requires_grad))
 
 
-def empty_like(x: Tensor, dtype: Any = None) -> Tensor:
-    """A tensor of x's shape, dtype and device with elements of no particular value."""
-    return empty(x.shape, dtype=dtype or x.dtype, device=x.device)
+def empty_like(input: Tensor, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor of the input's shape, dtype and device with elements of no particular value."""
+    return empty(input.shape, **_like(input, dtype, device, requires_grad))
 
 
-def full_like(x: Tensor, fill_value: Any, dtype: Any = None) -> Tensor:
-    """fill_value in x's shape, dtype and device."""
-    return full(x.shape, fill_value, dtype=dtype or x.dtype, device=x.device)
+def full_like(
+    input: Tensor, fill_value: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """fill_value in the input's shape, dtype and device."""
+    return full(input.shape, fill_value, **_like(input, dtype, device, requires_grad))
 
 
-def rand_like(x: Tensor, dtype: Any = None) -> Tensor:
-    """Uniform draws of x's shape, dtype and device."""
-    return rand(x.shape, dtype=dtype or x.dtype, device=x.device)
+def rand_like(input: Tensor, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Uniform draws of the input's shape, dtype and device."""
+    return rand(input.shape, **_like(input, dtype, device, requires_grad))
 
 
-def randn_like(x: Tensor, dtype: Any = None) -> Tensor:
-    """Normal draws of x's shape, dtype and device."""
-    return randn(x.shape, dtype=dtype or x.dtype, device=x.device)
+def randn_like(input: Tensor, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Normal draws of the input's shape, dtype and device."""
+    return randn(input.shape, **_like(input, dtype, device, requires_grad))
+
+
+def randint_like(
+    input: Tensor, low: Any, high: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """Whole numbers from [low, high), or [0, low), in the input's shape, dtype and device."""
+    low, high = (0, low) if high is None else (low, high)
+    return randint(low, high, input.shape, **_like(input, dtype, device, requires_grad))
+
+
+def _like(x: Tensor, dtype: Any, device: Any, requires_grad: bool) -> dict[str, Any]:
+    return {"dtype": dtype or x.dtype, "device": device or x.device, "requires_grad": requires_grad}
+
+
+def new_empty(self: Tensor, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor of a shape in this one's dtype, with elements of no particular value."""
+    return empty(*size, **_like(self, dtype, device, requires_grad))
+
+
+def new_full(
+    self: Tensor, size: Any, fill_value: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """A tensor of a shape and of one value, in this one's dtype."""
+    return full(size, fill_value, **_like(self, dtype, device, requires_grad))
+
+
+def new_ones(self: Tensor, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Ones of a shape in this one's dtype."""
+    return ones(*size, **_like(self, dtype, device, requires_grad))
+
+
+def new_tensor(self: Tensor, data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A copy of data, see `dtrain.tensor`, in this one's dtype."""
+    return tensor(data, **_like(self, dtype, device, requires_grad))
+
+
+def new_zeros(self: Tensor, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Zeros of a shape in this one's dtype."""
+    return zeros(*size, **_like(self, dtype, device, requires_grad))

@@ -15,6 +15,7 @@ from dtrain.ops import (
     binary,
     comparison,
     counting,
+    creation,
     decompositions,
     diagonals,
     elementwise,
@@ -63,6 +64,8 @@ for module, names in _FUNCTIONS_ONLY.items():
         setattr(Tensor, name, getattr(module, name))
 for name in ("log_softmax", "relu", "sigmoid", "softmax", "tanh"):
     setattr(Tensor, name, getattr(activation, name))
+for name in ("new_empty", "new_full", "new_ones", "new_tensor", "new_zeros"):
+    setattr(Tensor, name, getattr(creation, name))
 
 
 def _reflected(function: Callable[..., Any]) -> Callable[..., Any]:
