@@ -13,7 +13,9 @@ WITHOUT_EFFECT = ("foreach", "fused", "capturable", "differentiable")
 
 
 def number(value: Any) -> Any:
-    """A Tensor of one element as a Python number; anything else as it is."""
+    """A Tensor of one element as a Python number, in a tuple, too; anything else as it is."""
+    if isinstance(value, tuple):
+        return tuple(map(number, value))
     return value.item() if isinstance(value, Tensor) else value
 
 

@@ -326,6 +326,8 @@ def _option(value: Any) -> Any:
     """A saved option as this optimizer's own: nothing is shared, and another library's tensor becomes a Tensor."""
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, tuple):
+        return tuple(map(_option, value))
     if not isinstance(value, Tensor) and hasattr(value, "__array__"):
         return Tensor(np.array(value))
     return copy.deepcopy(value)
