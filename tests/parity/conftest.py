@@ -13,8 +13,8 @@ RESULTS: pytest.StashKey[dict[str, list[Any]]] = pytest.StashKey()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`module_name` and `op_name` are the names in scope; one skipped test where PyTorch is missing."""
-    for fixture, kind in (("module_name", "modules"), ("op_name", "ops")):
+    """`module_name`, `op_name`, `optimizer_name`: names in scope, or one skipped test where PyTorch is missing."""
+    for fixture, kind in (("module_name", "modules"), ("op_name", "ops"), ("optimizer_name", "optimizers")):
         if fixture not in metafunc.fixturenames:
             continue
         if reason := why_missing():
@@ -22,6 +22,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             continue
         import tests.parity.modules
         import tests.parity.ops
+        import tests.parity.optimizers
 
         metafunc.parametrize(fixture, getattr(tests.parity, kind).names())
 
