@@ -1,15 +1,35 @@
-"""Activation functions."""
+"""Activation functions. Those made of straight pieces are in `piecewise.py`."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from dtrain.autograd import op
-from dtrain.backend import backend_of, xp_of
-from dtrain.ops.dtypes import floating
+import numpy as np
 
-__all__ = ["gelu", "log_softmax", "relu", "sigmoid", "softmax", "tanh"]
+from dtrain.autograd import Tensor, op
+from dtrain.backend import Array, backend_of, xp_of
+from dtrain.ops.draws import drawn_dtype, next_draw
+from dtrain.ops.dtypes import floating, only_floats
+
+__all__ = [
+    "celu", "elu", "gelu", "glu", "gumbel_softmax", "log_softmax", "logsigmoid", "mish", "relu", "selu", "sigmoid",
+    "silu", "softmax", "softmin", "softplus", "softsign", "tanh", "tanhshrink",
+]  # fmt: skip
+
+
+def _wide(x: Array) -> Array:
+    """x, in float32 where it is float16: what lies between would overflow."""
+    return x.astype(np.float32) if x.dtype == np.float16 else x
+
+
+def _logistic(x: Array) -> Array:
+    """1 / (1 + exp(-x)), to the last digits also where it is small."""
+    if x.dtype == np.float16:
+        return _logistic(_wide(x)).astype(np.float16)
+    xp = xp_of(x)
+    # Below, exp(-x) would overflow.
+    return 1 / (1 + xp.exp(-xp.maximum(x, -88 if x.dtype == np.float32 else -709)))
 
 
 @op
@@ -41,17 +61,147 @@ def gelu(input: Any, approximate: str = "none") -> Any:  # noqa: A002
 
     approximate="tanh": 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))). Raises ValueError for other names.
     """
-    x = input
+    x, dtype = _wide(input), input.dtype
     xp = xp_of(x)
     if approximate == "tanh":
         k = math.sqrt(2 / math.pi)
         t = xp.tanh(k * (x + 0.044715 * x * x * x))
         slope = lambda: 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * k * (1 + 3 * 0.044715 * x * x)  # noqa: E731
-        return 0.5 * x * (1 + t), lambda g: g * slope()
+        return (0.5 * x * (1 + t)).astype(dtype, copy=False), lambda g: (g * slope()).astype(dtype, copy=False)
     if approximate != "none":
         raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
     y, slope_of_x = backend_of(x).gelu(x)
-    return y, lambda g: g * slope_of_x
+    return y.astype(dtype, copy=False), lambda g: (g * slope_of_x).astype(dtype, copy=False)
+
+
+@gelu.formula
+def _(input: Any, approximate: str = "none") -> Any:  # noqa: A002
+    from dtrain.ops.special import erf
+
+    x = input
+    if approximate == "tanh":
+        return 0.5 * x * (1 + tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+    return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
+
+
+@op
+def silu(input: Any, inplace: bool = False) -> Any:  # noqa: A002
+    """x / (1 + exp(-x)), also called swish (Hendrycks and Gimpel, arXiv:1606.08415)."""
+    only_floats("silu", input)
+    s = _logistic(input)
+    y = input * s
+    return y, lambda g: g * (s + y * (1 - s))
+
+
+@op
+def mish(input: Any, inplace: bool = False) -> Any:  # noqa: A002
+    """x tanh(log(1 + exp(x))) (Misra, arXiv:1908.08681).
+
+    With e = exp(x) and n = e (e + 2) the hyperbolic tangent is n / (n + 2), and its slope 4 e (e + 1) / (n + 2)^2.
+    """
+    only_floats("mish", input)
+    x, xp, dtype = _wide(input), xp_of(input), input.dtype
+    e = xp.exp(xp.minimum(x, 20))  # beyond, n / (n + 2) is 1 to the last digit
+    n = e * (e + 2)
+    below = n + 2
+    t = n / below
+
+    def pullback(g: Array) -> Array:
+        return (g * (t + x * (4 * e / below) * ((e + 1) / below))).astype(dtype, copy=False)
+
+    return (x * t).astype(dtype, copy=False), pullback
+
+
+@op
+def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:  # noqa: A002
+    """log(1 + exp(beta x)) / beta, x itself where beta x > threshold (Dugas et al., NIPS 2000)."""
+    only_floats("softplus", input)
+    x, xp, dtype = _wide(input), xp_of(input), input.dtype
+    z = x if beta == 1 else x * beta
+    over = z > threshold
+    e = xp.exp(xp.where(over, 0, z))
+    y = xp.log1p(e)
+
+    def pullback(g: Array) -> Array:
+        return xp_of(g).where(over, g, g * (e / (1 + e))).astype(dtype, copy=False)
+
+    return xp.where(over, x, y if beta == 1 else y / beta).astype(dtype, copy=False), pullback
+
+
+@op
+def logsigmoid(input: Any) -> Any:  # noqa: A002
+    """log(1 / (1 + exp(-x))) = min(x, 0) - log(1 + exp(-|x|))."""
+    only_floats("logsigmoid", input)
+    x, xp = input, xp_of(input)
+    return xp.minimum(x, 0) - xp.log1p(xp.exp(-xp.abs(x))), lambda g: g * _logistic(-x)
+
+
+def _elu(name: str, x: Array, alpha: float, scale: float, stretch: float) -> Any:
+    """scale x where x > 0, else scale alpha (exp(stretch x) - 1)."""
+    only_floats(name, x)
+    x, dtype = _wide(x), x.dtype
+    xp, positive = xp_of(x), x > 0
+    below = xp.where(positive, 0, x)
+    below = scale * alpha * xp.expm1(below if stretch == 1 else below * stretch)
+
+    def pullback(g: Array) -> Array:
+        slope = stretch * (below + scale * alpha)
+        return xp_of(g).where(positive, g * scale, g * slope).astype(dtype, copy=False)
+
+    return xp.where(positive, x if scale == 1 else x * scale, below).astype(dtype, copy=False), pullback
+
+
+@op
+def elu(input: Any, alpha: float = 1.0, inplace: bool = False) -> Any:  # noqa: A002
+    """x where x > 0, else alpha (exp(x) - 1) (Clevert, Unterthiner and Hochreiter, arXiv:1511.07289)."""
+    return _elu("elu", input, alpha, 1.0, 1.0)
+
+
+@op
+def selu(input: Any, inplace: bool = False) -> Any:  # noqa: A002
+    """1.0507 x where x > 0, else 1.0507 * 1.6733 (exp(x) - 1) (Klambauer et al., arXiv:1706.02515)."""
+    return _elu("selu", input, 1.6732632423543772, 1.0507009873554805, 1.0)
+
+
+@op
+def celu(input: Any, alpha: float = 1.0, inplace: bool = False) -> Any:  # noqa: A002
+    """x where x > 0, else alpha (exp(x / alpha) - 1) (Barron, arXiv:1704.07483). Raises ValueError for alpha = 0."""
+    if alpha == 0:
+        raise ValueError("celu: alpha must not be 0")
+    return _elu("celu", input, alpha, 1.0, 1 / alpha)
+
+
+@op
+def softsign(input: Any) -> Any:  # noqa: A002
+    """x / (1 + |x|)."""
+    x = floating(input)
+    below = 1 + xp_of(x).abs(x)
+    return x / below, lambda g: g / below / below
+
+
+@op
+def tanhshrink(input: Any) -> Any:  # noqa: A002
+    """x - tanh(x)."""
+    x = floating(input)
+    t = xp_of(x).tanh(x)
+    return x - t, lambda g: g * (t * t)
+
+
+@op
+def glu(input: Any, dim: int = -1) -> Any:  # noqa: A002
+    """a / (1 + exp(-b)), a and b the first and the second half of the input along dim (arXiv:1612.08083).
+
+    Raises ValueError where the size along dim is odd, IndexError for a dim that is not there.
+    """
+    only_floats("glu", input)
+    if not input.ndim:
+        raise ValueError("glu cannot halve a tensor of no dimensions (shape ())")
+    _check_dim("glu", input, dim)
+    if input.shape[dim] % 2:
+        raise ValueError(f"glu: dim {dim} of shape {input.shape} must have an even size, it has {input.shape[dim]}")
+    a, b = xp_of(input).split(input, [input.shape[dim] // 2], dim)
+    s = _logistic(b)
+    return a * s, lambda g: xp_of(g).concatenate([g * s, g * a * s * (1 - s)], dim)
 
 
 def _check_dim(name: str, x: Any, dim: int) -> None:
@@ -89,3 +239,37 @@ def _(input: Any, dim: int, dtype: Any = None) -> Any:  # noqa: A002
     x = input if dtype is None else input.to(dtype)
     x = x - x.detach().amax(dim, keepdim=True)
     return x - x.exp().sum(dim, keepdim=True).log()
+
+
+def softmin(input: Any, dim: int, dtype: Any = None) -> Any:  # noqa: A002
+    """exp(-x) / sum(exp(-x)) along dim."""
+    return softmax(-input, dim, dtype)
+
+
+def gumbel_softmax(logits: Any, tau: float = 1.0, hard: bool = False, eps: float = 1e-10, dim: int = -1) -> Any:
+    """softmax((logits + G) / tau) along dim, G drawn from the Gumbel distribution (Jang et al., arXiv:1611.01144).
+
+    hard: the value is one-hot, the gradient that of the softmax. The draws are a function of (seed, step, microbatch,
+    call), as those of `dropout`. `eps` has no effect, as in PyTorch.
+    """
+    only_floats("gumbel_softmax", logits)
+    _check_dim("gumbel_softmax", logits, dim)
+    drawn = next_draw().standard_exponential(logits.shape, drawn_dtype(logits))
+    # -log of an exponential draw; 0 can be drawn, and would give infinity.
+    noise = -np.log(np.maximum(drawn, np.finfo(drawn_dtype(logits)).tiny))
+    soft = softmax((logits + Tensor(noise.astype(logits.dtype, copy=False))) / tau, dim)
+    if not hard or not logits.array.size:
+        return soft
+    return _hard(soft, dim)
+
+
+@op
+def _hard(soft: Any, dim: int) -> Any:
+    """1 at the maximum along dim, else 0; the gradient is that of soft itself."""
+    xp = xp_of(soft)
+    if not soft.ndim:
+        return xp.ones_like(soft), lambda g: g
+    shape = [1] * soft.ndim
+    shape[dim] = soft.shape[dim]
+    hot = xp.arange(soft.shape[dim]).reshape(shape) == xp.argmax(soft, dim, keepdims=True)
+    return hot.astype(soft.dtype), lambda g: g

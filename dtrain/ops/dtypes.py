@@ -12,8 +12,8 @@ from dtrain.autograd import Joint
 from dtrain.backend import Array, xp_of
 
 __all__ = [
-    "dimension", "default_dtype", "floating", "operands", "plain", "quiet", "result_dtype", "same_dtype", "unbroadcast",
-    "zero",
+    "dimension", "default_dtype", "floating", "only_floats", "operands", "plain", "quiet", "result_dtype", "same_dtype",
+    "unbroadcast", "zero",
 ]  # fmt: skip
 
 default_dtype = np.dtype(np.float32)
@@ -67,6 +67,12 @@ def _as(x: Any, dtype: np.dtype, other: Array) -> Array:
 def floating(x: Any) -> Any:
     """x itself where it is floating-point, else in the default dtype."""
     return x if x.dtype.kind == "f" else x.astype(default_dtype)
+
+
+def only_floats(op: str, x: Any) -> None:
+    """Raise TypeError unless x is floating-point, where PyTorch does not convert."""
+    if x.dtype.kind != "f":
+        raise TypeError(f"{op} needs a floating-point tensor, got {x.dtype} of shape {x.shape}; convert with .float()")
 
 
 def same_dtype(op: str, *arrays: Any) -> None:

@@ -1,0 +1,212 @@
+"""Losses that are sums over elements, made of ops of Tensors: they can be differentiated again. See also `loss.py`."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+
+from dtrain.autograd import Tensor
+from dtrain.ops import arithmetic
+from dtrain.ops.activation import logsigmoid
+from dtrain.ops.arithmetic import where
+from dtrain.ops.binary import xlogy
+from dtrain.ops.dtypes import same_dtype
+from dtrain.ops.indexing import gather
+from dtrain.ops.rearranging import broadcast_tensors
+from dtrain.ops.shape import squeeze, unsqueeze
+
+__all__ = [
+    "binary_cross_entropy", "gaussian_nll_loss", "hinge_embedding_loss", "huber_loss", "kl_div", "l1_loss", "nll_loss",
+    "poisson_nll_loss", "reduced", "smooth_l1_loss", "soft_margin_loss", "weighted_mse_loss",
+]  # fmt: skip
+
+
+def reduced(loss: Any, reduction: str, total: Any = None) -> Any:
+    """The loss by `reduction`: "none", "sum", or "mean", the sum divided by total (the number of elements).
+
+    Raises ValueError for other names.
+    """
+    if reduction == "none":
+        return loss
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    if reduction == "sum":
+        return loss.sum()
+    return loss.mean() if total is None else loss.sum() / total
+
+
+def _common(name: str, input: Any, target: Any) -> tuple[Any, Any]:
+    """input and target in their common shape. Warns where they differ; ValueError where they have none."""
+    if input.shape == target.shape:
+        return input, target
+    try:
+        pair = broadcast_tensors(input, target)
+    except ValueError:
+        raise ValueError(
+            f"{name}: input of shape {input.shape} does not fit a target of shape {target.shape}"
+        ) from None
+    warnings.warn(
+        f"{name}: target of shape {target.shape} is broadcast with input of shape {input.shape}; make them equal",
+        stacklevel=3,
+    )
+    return pair[0], pair[1]
+
+
+def _weighted(loss: Any, weight: Any, reduction: str) -> Any:
+    if weight is None:
+        return reduced(loss, reduction)
+    if weight.shape != loss.shape:
+        raise ValueError(f"the weight has shape {weight.shape}, the input {loss.shape}; they must be equal")
+    return reduced(loss * weight, reduction, weight.sum())
+
+
+def l1_loss(input: Any, target: Any, reduction: str = "mean", weight: Any = None) -> Any:
+    """|input - target|, its mean or sum; weight, of input's shape, multiplies it and gives what "mean" divides by."""
+    input, target = _common("l1_loss", input, target)
+    return _weighted(arithmetic.abs(input - target), weight, reduction)
+
+
+def weighted_mse_loss(input: Any, target: Any, reduction: str, weight: Any) -> Any:
+    """weight (input - target)^2; "mean" divides by the sum of weight, which has input's shape."""
+    input, target = _common("mse_loss", input, target)
+    return _weighted(arithmetic.square(input - target), weight, reduction)
+
+
+def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0, weight: Any = None) -> Any:
+    """d^2 / 2 where |d| < delta, else delta (|d| - delta / 2), d = input - target (Huber, 1964).
+
+    Raises ValueError unless delta > 0.
+    """
+    if delta <= 0:
+        raise ValueError(f"huber_loss: delta must be positive, got {delta}")
+    input, target = _common("huber_loss", input, target)
+    d = input - target
+    size = arithmetic.abs(d)
+    return _weighted(where(size < delta, 0.5 * d * d, delta * (size - 0.5 * delta)), weight, reduction)
+
+
+def smooth_l1_loss(input: Any, target: Any, reduction: str = "mean", beta: float = 1.0) -> Any:
+    """d^2 / (2 beta) where |d| < beta, else |d| - beta / 2, d = input - target (Girshick, arXiv:1504.08083)."""
+    if beta < 0:
+        raise ValueError(f"smooth_l1_loss: beta must not be negative, got {beta}")
+    if beta == 0:
+        return l1_loss(input, target, reduction)
+    input, target = _common("smooth_l1_loss", input, target)
+    d = input - target
+    size = arithmetic.abs(d)
+    return reduced(where(size < beta, 0.5 / beta * d * d, size - 0.5 * beta), reduction)
+
+
+def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Any:
+    """-(t log x + (1 - t) log(1 - x)) weight for probabilities x; logarithms are at least -100.
+
+    input, target: one shape. Raises ValueError where shapes differ, RuntimeError for an x outside [0, 1].
+    """
+    if input.shape != target.shape:
+        raise ValueError(f"binary_cross_entropy: input {input.shape} and target {target.shape} must have one shape")
+    if ((input.array < 0) | (input.array > 1)).any():
+        raise RuntimeError("binary_cross_entropy: all elements of input must be between 0 and 1")
+    eps = np.finfo(input.dtype).tiny
+    log_x = arithmetic.clamp(arithmetic.log(input + eps * (input == 0)), -100)
+    log_y = arithmetic.clamp(arithmetic.log(1 - input + eps * (input == 1)), -100)
+    loss = -(target * log_x + (1 - target) * log_y)
+    return reduced(loss if weight is None else loss * weight, reduction)
+
+
+def kl_div(input: Any, target: Any, reduction: str = "mean", log_target: bool = False) -> Any:
+    """t (log t - x), x the logarithms of probabilities, t probabilities (their logarithms with log_target).
+
+    reduction "batchmean" divides the sum by len(input), which makes it the divergence of Kullback and Leibler.
+    """
+    loss = arithmetic.exp(target) * (target - input) if log_target else xlogy(target, target) - target * input
+    if reduction == "batchmean":
+        return loss.sum() / (input.shape[0] if input.ndim else 1)
+    return reduced(loss, reduction)
+
+
+def nll_loss(input: Any, target: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean") -> Any:
+    """-weight[t] input[n, t], t the class of sample n.  input: (N, C, ...) or (C,), log-probabilities; target: (N, ...)
+
+    "mean" divides by the sum of the weights; samples of class ignore_index count nothing. Raises ValueError for shapes
+    that do not fit, IndexError for a class outside [0, C).
+    """
+    if not input.ndim:
+        raise ValueError(f"nll_loss needs an input of shape (N, C, ...) or (C,), got {input.shape}")
+    axis = min(1, input.ndim - 1)
+    places, classes = input.shape[:axis] + input.shape[axis + 1 :], input.shape[axis]
+    if target.shape != places or weight is not None and weight.shape != (classes,):
+        raise ValueError(
+            f"nll_loss: input of shape {input.shape} wants a target of shape {places}, got {target.shape}, and weights "
+            f"of shape ({classes},), got {getattr(weight, 'shape', None)}"
+        )
+    if target.dtype.kind not in "iu":
+        raise TypeError(f"nll_loss needs class numbers of an integer dtype, got {target.dtype}")
+    labels = target.array.astype(np.int64)
+    kept = labels != ignore_index
+    labels = np.where(kept, labels, 0)
+    if (kept & ((labels < 0) | (labels >= classes))).any():
+        raise IndexError(
+            f"nll_loss: a target of {target.array.min()} to {target.array.max()} is outside [0, {classes})"
+        )
+    factor = kept.astype(input.dtype) if weight is None else weight.array[labels] * kept
+    picked = squeeze(gather(input, axis, Tensor(np.expand_dims(labels, axis))), axis)
+    loss = where(Tensor(kept), -picked * Tensor(factor), Tensor(np.zeros((), input.dtype)))
+    return reduced(loss, reduction, Tensor(np.asarray(factor.sum())) if reduction == "mean" else None)
+
+
+def poisson_nll_loss(
+    input: Any,
+    target: Any,
+    log_input: bool = True,
+    full: bool = False,
+    eps: float = 1e-8,
+    reduction: str = "mean",
+) -> Any:
+    """exp(x) - t x with log_input, else x - t log(x + eps); full adds t log t - t + log(2 pi t) / 2 for t > 1."""
+    loss = arithmetic.exp(input) - target * input if log_input else input - target * arithmetic.log(input + eps)
+    if full:
+        safe = where(target > 1, target, 1.0)
+        stirling = target * arithmetic.log(safe) - target + 0.5 * arithmetic.log(2 * math.pi * safe)
+        loss = loss + where(target > 1, stirling, 0.0)
+    return reduced(loss, reduction)
+
+
+def gaussian_nll_loss(
+    input: Any, target: Any, var: Any, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
+) -> Any:
+    """(log v + (input - target)^2 / v) / 2, v = max(var, eps); full adds log(2 pi) / 2 (Nix and Weigend, 1994).
+
+    var: a number, input's shape, that without the last dimension, or with a last dimension of 1. Raises ValueError for
+    other shapes and negative variances. v takes var's gradient also where it is smaller than eps.
+    """
+    if isinstance(var, (int, float)):
+        var = Tensor(np.full(input.shape, var, input.dtype))
+    if var.shape != input.shape:
+        if var.shape == input.shape[:-1]:
+            var = unsqueeze(var, -1)
+        elif var.shape[:-1] != input.shape[:-1] or var.shape[-1] != 1:
+            raise ValueError(
+                f"gaussian_nll_loss: var of shape {var.shape} does not fit an input of shape {input.shape}"
+            )
+    if (var.array < 0).any():
+        raise ValueError("gaussian_nll_loss: var has negative elements")
+    v = var + Tensor(np.maximum(eps - var.array, 0).astype(var.dtype))
+    loss = 0.5 * (arithmetic.log(v) + arithmetic.square(input - target) / v)
+    return reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)
+
+
+def soft_margin_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
+    """log(1 + exp(-t x)), t of 1 and -1. Raises ValueError where the shapes differ."""
+    if input.shape != target.shape:
+        raise ValueError(f"soft_margin_loss: input {input.shape} and target {target.shape} must have one shape")
+    return reduced(-logsigmoid(target * input), reduction)
+
+
+def hinge_embedding_loss(input: Any, target: Any, margin: float = 1.0, reduction: str = "mean") -> Any:
+    """x where t = 1, max(0, margin - x) where t = -1."""
+    same_dtype("hinge_embedding_loss", input, input)
+    apart = where(target != 1, arithmetic.clamp(margin - input, 0), 0.0)
+    return reduced(apart + where(target != -1, input, 0.0), reduction)
