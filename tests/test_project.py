@@ -21,6 +21,7 @@ SOURCES = sorted([*ROOT.glob("dtrain/**/*.py"), *ROOT.glob("launch/**/*.py")])
 LAYERS = (
     "dtrain.backend",
     "dtrain.autograd",
+    "dtrain.utils",
     "dtrain.ops",
     "dtrain.nn",
     "dtrain.optim",

@@ -4,6 +4,7 @@ May import `dtrain.backend`. Read in this order: `tensor.py` (an array that know
 from), `op.py` (how a function of arrays becomes a function of Tensors), `graph.py` (the walk).
 """
 
+from dtrain.autograd import functional
 from dtrain.autograd.check import check_grads
 from dtrain.autograd.function import Function
 from dtrain.autograd.graph import backward, grad
@@ -24,6 +25,7 @@ __all__ = [
     "check_grads",
     "device",
     "enable_grad",
+    "functional",
     "grad",
     "is_grad_enabled",
     "mark_written",

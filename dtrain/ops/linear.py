@@ -26,12 +26,12 @@ def matmul(x: Any, y: Any) -> Any:
     same_dtype("matmul", x, y)
     if not x.ndim or not y.ndim or x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:
         raise ValueError(f"matmul: shapes {x.shape} and {y.shape} do not fit; the inner sizes must be equal")
-    xp = xp_of(x)
     a = x[None] if x.ndim == 1 else x
     b = y[:, None] if y.ndim == 1 else y
 
     def matrix(g: Array) -> Array:
         """g with the dimensions that vectors dropped."""
+        xp = xp_of(g)
         if y.ndim == 1:
             g = xp.expand_dims(g, -1)
         return xp.expand_dims(g, -2) if x.ndim == 1 else g

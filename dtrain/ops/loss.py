@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Joint, op
+from dtrain.autograd import Joint, Tensor, op
 from dtrain.backend import Array, backend_of, xp_of
 from dtrain.ops.dtypes import same_dtype
 
@@ -132,6 +132,36 @@ def cross_entropy(
         return _back(gx.reshape(last.shape), axis)
 
     return value, pullback
+
+
+@cross_entropy.formula
+def _(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Any:
+    from dtrain.ops.activation import log_softmax
+    from dtrain.ops.pointwise_loss import nll_loss, reduced
+
+    axis = min(1, input.ndim - 1)
+    log_p = log_softmax(input, axis)
+    shape = [1] * input.ndim
+    shape[axis] = classes = input.shape[axis]
+    scaled = log_p if weight is None else log_p * weight.reshape(shape)
+    if target.is_floating_point():
+        q = target * (1 - label_smoothing) + label_smoothing / classes if label_smoothing else target
+        return reduced(-(q * scaled).sum(axis), reduction, math.prod(input.shape) // max(classes, 1))
+    loss = nll_loss(log_p, target, weight, ignore_index, reduction)
+    if not label_smoothing:
+        return loss
+    kept = (target != ignore_index).to(input.dtype)
+    labels = target.array * kept.array.astype(np.int64)
+    total = kept.sum() if weight is None else (kept * Tensor(weight.array[labels])).sum()
+    smooth = reduced(-scaled.sum(axis) * kept, reduction, total)
+    return (1 - label_smoothing) * loss + label_smoothing / classes * smooth
 
 
 def _back(g: Array, axis: int) -> Array:
