@@ -5,7 +5,7 @@ May import `dtrain.nn` and what is below. Read `optimizer.py` (the loop over fla
 in `dtrain.nn.utils`, as in PyTorch.
 """
 
-from dtrain.optim import lr_scheduler
+from dtrain.optim import lr_scheduler, swa_utils
 from dtrain.optim.adadelta import Adadelta
 from dtrain.optim.adafactor import Adafactor
 from dtrain.optim.adagrad import Adagrad
@@ -25,5 +25,5 @@ from dtrain.optim.sgd import SGD
 
 __all__ = [
     "ASGD", "LAMB", "LARS", "LBFGS", "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Muon",
-    "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop", "lr_scheduler",
+    "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop", "lr_scheduler", "swa_utils",
 ]  # fmt: skip
