@@ -38,7 +38,8 @@ class Hooked:
     def register_step_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Call hook(optimizer, args, kwargs) before each step; what it returns, None or (args, kwargs), replaces them.
 
-        args: those of `step`, () or (closure,). `step` raises RuntimeError where a hook returns something else.
+        args: (optimizer,) or (optimizer, closure), as in PyTorch. `step` raises RuntimeError where a hook returns
+        something else.
         """
         return self._register("step_pre", hook, False)
 

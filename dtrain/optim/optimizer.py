@@ -130,9 +130,9 @@ class Optimizer(Hooked):
 
         Raises RuntimeError where DistributedDataParallel still waits for microbatches of this step.
         """
-        args, kwargs = self._step_arguments(() if closure is None else (closure,))
+        args, kwargs = self._step_arguments((self,) if closure is None else (self, closure))
         self._opt_called = True
-        loss = self._step(*args, **kwargs)
+        loss = self._step(*args[1:], **kwargs)
         self._run_hooks("step_post", args, kwargs)
         return loss
 
