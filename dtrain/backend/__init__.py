@@ -45,7 +45,7 @@ def backend_of(x: Array) -> ModuleType:
     """The kernels for arrays of x's type: functions named as in `reference`."""
     if isinstance(x, np.ndarray):
         return reference
-    raise NoKernelError(f"there are kernels for NumPy arrays, not for {type(x).__name__}")
+    raise NoKernelError(f"expected a NumPy array, got {type(x).__name__}")
 
 
 def device_of(x: Array) -> str:

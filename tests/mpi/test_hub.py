@@ -34,7 +34,7 @@ def test_weights_of_a_url(comm: Communicator, folder: Path) -> None:
 
 
 def test_an_error_reaches_all_ranks(comm: Communicator, folder: Path) -> None:
-    kind = OSError if comm.rank == 0 else RuntimeError
+    kind = OSError if comm.rank == 0 else (OSError, RuntimeError)  # one rank of each host tries
     with pytest.raises(kind, match="could not download file:.*no.pth"):
         hub.load_state_dict_from_url((folder / "no.pth").as_uri(), folder / "cache", comm=comm)
     comm.barrier()
