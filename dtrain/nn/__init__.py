@@ -48,7 +48,15 @@ from dtrain.nn.dropout import (
     FeatureAlphaDropout,
 )  # fmt: skip
 from dtrain.nn.embedding import Embedding
-from dtrain.nn.flatten import Flatten
+from dtrain.nn.flatten import Flatten, Unflatten
+from dtrain.nn.group_norm import (
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    LocalResponseNorm,
+    RMSNorm,
+)  # fmt: skip
 from dtrain.nn.linear import Identity, Linear
 from dtrain.nn.loss import (
     BCELoss,
@@ -114,6 +122,7 @@ __all__ = [
     "GRU",
     "GRUCell",
     "GaussianNLLLoss",
+    "GroupNorm",
     "Hardshrink",
     "Hardsigmoid",
     "Hardswish",
@@ -121,6 +130,9 @@ __all__ = [
     "HingeEmbeddingLoss",
     "HuberLoss",
     "Identity",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
     "KLDivLoss",
     "L1Loss",
     "LSTM",
@@ -128,6 +140,7 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "LocalResponseNorm",
     "LogSigmoid",
     "LogSoftmax",
     "MSELoss",
@@ -146,6 +159,7 @@ __all__ = [
     "PairwiseDistance",
     "Parameter",
     "PoissonNLLLoss",
+    "RMSNorm",
     "RNN",
     "RNNBase",
     "RNNCell",
@@ -176,6 +190,7 @@ __all__ = [
     "TransformerEncoderLayer",
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
+    "Unflatten",
     "functional",
     "init",
     "utils",

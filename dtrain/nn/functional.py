@@ -45,6 +45,7 @@ from dtrain.ops.dropout import (
     feature_alpha_dropout,
 )  # fmt: skip
 from dtrain.ops.embedding import embedding
+from dtrain.ops.group_norm import group_norm, instance_norm, local_response_norm, rms_norm
 from dtrain.ops.linear import linear
 from dtrain.ops.loss import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 from dtrain.ops.margin_loss import (
@@ -107,6 +108,7 @@ __all__ = [
     "gaussian_nll_loss",
     "gelu",
     "glu",
+    "group_norm",
     "gumbel_softmax",
     "hardshrink",
     "hardsigmoid",
@@ -114,11 +116,13 @@ __all__ = [
     "hardtanh",
     "hinge_embedding_loss",
     "huber_loss",
+    "instance_norm",
     "kl_div",
     "l1_loss",
     "layer_norm",
     "leaky_relu",
     "linear",
+    "local_response_norm",
     "log_softmax",
     "logsigmoid",
     "margin_ranking_loss",
@@ -138,6 +142,7 @@ __all__ = [
     "prelu",
     "relu",
     "relu6",
+    "rms_norm",
     "rrelu",
     "scaled_dot_product_attention",
     "selu",
