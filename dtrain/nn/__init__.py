@@ -57,7 +57,7 @@ from dtrain.nn.group_norm import (
     LocalResponseNorm,
     RMSNorm,
 )  # fmt: skip
-from dtrain.nn.linear import Identity, Linear
+from dtrain.nn.linear import Bilinear, Identity, Linear
 from dtrain.nn.loss import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -81,7 +81,24 @@ from dtrain.nn.loss import (
     TripletMarginWithDistanceLoss,
 )  # fmt: skip
 from dtrain.nn.module import Module
-from dtrain.nn.norm import BatchNorm1d, BatchNorm2d, LayerNorm, SyncBatchNorm
+from dtrain.nn.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, LayerNorm, SyncBatchNorm
+from dtrain.nn.padding import (
+    CircularPad1d,
+    CircularPad2d,
+    CircularPad3d,
+    ConstantPad1d,
+    ConstantPad2d,
+    ConstantPad3d,
+    ReflectionPad1d,
+    ReflectionPad2d,
+    ReflectionPad3d,
+    ReplicationPad1d,
+    ReplicationPad2d,
+    ReplicationPad3d,
+    ZeroPad1d,
+    ZeroPad2d,
+    ZeroPad3d,
+)  # fmt: skip
 from dtrain.nn.parameter import Buffer, Parameter
 from dtrain.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 from dtrain.nn.rnn import GRU, LSTM, RNN, RNNBase
@@ -103,8 +120,16 @@ __all__ = [
     "BCEWithLogitsLoss",
     "BatchNorm1d",
     "BatchNorm2d",
+    "BatchNorm3d",
+    "Bilinear",
     "Buffer",
     "CELU",
+    "CircularPad1d",
+    "CircularPad2d",
+    "CircularPad3d",
+    "ConstantPad1d",
+    "ConstantPad2d",
+    "ConstantPad3d",
     "Conv2d",
     "CosineEmbeddingLoss",
     "CosineSimilarity",
@@ -167,6 +192,12 @@ __all__ = [
     "RReLU",
     "ReLU",
     "ReLU6",
+    "ReflectionPad1d",
+    "ReflectionPad2d",
+    "ReflectionPad3d",
+    "ReplicationPad1d",
+    "ReplicationPad2d",
+    "ReplicationPad3d",
     "SELU",
     "Sequential",
     "SiLU",
@@ -191,6 +222,9 @@ __all__ = [
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
     "Unflatten",
+    "ZeroPad1d",
+    "ZeroPad2d",
+    "ZeroPad3d",
     "functional",
     "init",
     "utils",

@@ -46,7 +46,7 @@ from dtrain.ops.dropout import (
 )  # fmt: skip
 from dtrain.ops.embedding import embedding
 from dtrain.ops.group_norm import group_norm, instance_norm, local_response_norm, rms_norm
-from dtrain.ops.linear import linear
+from dtrain.ops.linear import bilinear, linear
 from dtrain.ops.loss import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 from dtrain.ops.margin_loss import (
     cosine_embedding_loss,
@@ -59,6 +59,7 @@ from dtrain.ops.margin_loss import (
 )  # fmt: skip
 from dtrain.ops.multi_head_attention import multi_head_attention_forward
 from dtrain.ops.norm import layer_norm
+from dtrain.ops.padding import pad
 from dtrain.ops.piecewise import (
     hardshrink,
     hardsigmoid,
@@ -90,6 +91,7 @@ __all__ = [
     "alpha_dropout",
     "avg_pool2d",
     "batch_norm",
+    "bilinear",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cdist",
@@ -136,6 +138,7 @@ __all__ = [
     "nll_loss",
     "normalize",
     "one_hot",
+    "pad",
     "pairwise_distance",
     "pdist",
     "poisson_nll_loss",

@@ -14,7 +14,7 @@ from dtrain.nn.parameter import Parameter
 from dtrain.ops.creation import ones, zeros
 from dtrain.ops.norm import batch_norm, layer_norm, sync_batch_norm
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "LayerNorm", "SyncBatchNorm"]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "LayerNorm", "SyncBatchNorm"]
 
 
 class _BatchNorm(Module):
@@ -29,13 +29,15 @@ class _BatchNorm(Module):
         track_running_stats: bool = True,
         device: Any = None,
         dtype: Any = None,
+        *,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
         made = {"device": device, "dtype": dtype}
         self.weight = Parameter(ones(num_features, **made)) if affine else None
-        self.bias = Parameter(zeros(num_features, **made)) if affine else None
+        self.bias = Parameter(zeros(num_features, **made)) if affine and bias else None
         kept = track_running_stats
         self.register_buffer("running_mean", zeros(num_features, **made) if kept else None)
         self.register_buffer("running_var", ones(num_features, **made) if kept else None)
@@ -87,6 +89,12 @@ class BatchNorm2d(_BatchNorm):
     """
 
     dimensions = (4,)
+
+
+class BatchNorm3d(_BatchNorm):
+    """`BatchNorm2d` for (N, C, D, H, W)."""
+
+    dimensions = (5,)
 
 
 class SyncBatchNorm(_BatchNorm):

@@ -9,7 +9,7 @@ from dtrain.autograd import Joint, op
 from dtrain.backend import Array, xp_of
 from dtrain.ops.dtypes import same_dtype, unbroadcast
 
-__all__ = ["linear", "matmul"]
+__all__ = ["bilinear", "linear", "matmul"]
 
 
 def _swap(x: Array) -> Array:
@@ -79,4 +79,22 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:  # noqa: A002
 @linear.formula
 def _(input: Any, weight: Any, bias: Any = None) -> Any:  # noqa: A002
     y = matmul(input, weight.transpose(0, 1))
+    return y if bias is None else y + bias
+
+
+def bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
+    """input1^T weight[o] input2 + bias[o] for each output o.
+
+    input1: (..., I), input2: (..., J), weight: (O, I, J), bias: (O,) -> (..., O). Raises ValueError where they do not
+    fit.
+    """
+    lead = input1.shape[:-1]
+    if weight.ndim != 3 or input2.shape[:-1] != lead or (input1.shape[-1], input2.shape[-1]) != weight.shape[1:]:
+        raise ValueError(
+            f"bilinear: inputs of shapes {input1.shape} and {input2.shape} do not fit a weight of shape {weight.shape}"
+        )
+    out, i, j = weight.shape
+    turned = weight.permute(1, 0, 2).reshape(i, out * j)
+    middle = matmul(input1, turned).reshape(*lead, out, j)
+    y = matmul(middle, input2.reshape(*lead, j, 1)).reshape(*lead, out)
     return y if bias is None else y + bias

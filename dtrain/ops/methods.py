@@ -45,7 +45,7 @@ _FUNCTIONS_ONLY = {
     diagonals: "powers tril_indices triu_indices vander",
     elementwise: "",
     indexing: "index raw_key",
-    linear: "linear",
+    linear: "bilinear linear",
     products: "chain_matmul einsum multi_dot tensordot",
     rearranging: (
         "atleast_1d atleast_2d atleast_3d block_diag broadcast_tensors cartesian_prod column_stack combinations "

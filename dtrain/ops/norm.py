@@ -14,7 +14,6 @@ from dtrain.backend import Array, backend_of, device_of, to_device, to_numpy
 __all__ = ["batch_norm", "layer_norm", "sync_batch_norm"]
 
 
-@op
 def batch_norm(
     input: Any,  # noqa: A002
     weight: Any,
@@ -32,26 +31,47 @@ def batch_norm(
     is written in place, with the unbiased var. An input without samples leaves the statistics alone.
     Raises ValueError where training sees a single value per channel, which has no variance.
     """
-    x = input
-    _check_channels(x, weight, bias, running_mean, running_var)
-    count = x.size // x.shape[1] if x.shape[1] else 0
-    of_batch = training or running_mean is None or running_var is None
+    _check_channels(input, weight, bias, running_mean, running_var)
+    count = input.array.size // input.shape[1] if input.shape[1] else 0
     if training and count == 1:
         raise ValueError(
-            f"batch_norm in training needs more than one value per channel, got input of shape {x.shape}; "
+            f"batch_norm in training needs more than one value per channel, got input of shape {input.shape}; "
             "use a larger batch, fewer microbatches, drop_last=True or nn.SyncBatchNorm"
         )
+    of_batch = training or running_mean is None or running_var is None
     mean, var = (None, None) if of_batch else (running_mean, running_var)
-    kernels = backend_of(x)
-    y, mean, var, normal, scale = kernels.batch_norm(x, weight, bias, mean, var, eps)
+    found: list[Array] = []
+    y = _batch_norm(input, weight, bias, mean, var, eps, found)
     if training and count:
-        _move(running_mean, momentum, mean)
-        _move(running_var, momentum, var, count / (count - 1))
+        for running, statistic, factor in ((running_mean, found[0], 1.0), (running_var, found[1], count / (count - 1))):
+            if running is not None:
+                _move(running.array, momentum, statistic, factor)
+    return y
+
+
+@op
+def _batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float, found: list[Array]) -> Any:
+    """x normalised with mean and var, or without them with its own, which are left in `found`."""
+    kernels = backend_of(x)
+    y, of_x, variance, normal, scale = kernels.batch_norm(x, weight, bias, mean, var, eps)
+    found[:] = of_x, variance
+    of_batch = mean is None
 
     def pullback(g: Array, needs: Sequence[bool]) -> list[Array | None]:
         return kernels.batch_norm_grad(g, normal, scale, weight, of_batch, needs)
 
     return y, Joint(pullback)
+
+
+@_batch_norm.formula
+def _(x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float, found: list[Array]) -> Any:
+    wide = (-1,) + (1,) * (x.ndim - 2)
+    axes = tuple(i for i in range(x.ndim) if i != 1)
+    centred = x - (x.mean(axes, keepdim=True) if mean is None else mean.reshape(wide))
+    variance = (centred * centred).mean(axes, keepdim=True) if var is None else var.reshape(wide)
+    y = centred / (variance + eps).sqrt()
+    y = y if weight is None else y * weight.reshape(wide)
+    return y if bias is None else y + bias.reshape(wide)
 
 
 @op
@@ -109,7 +129,7 @@ def sync_batch_norm(
     return y, Joint(pullback)
 
 
-def _check_channels(x: Array, *per_channel: Array | None) -> None:
+def _check_channels(x: Any, *per_channel: Any) -> None:
     if x.ndim < 2 or any(p is not None and p.shape != x.shape[1:2] for p in per_channel):
         raise ValueError(
             f"batch_norm: input of shape {x.shape} does not fit parameters and statistics of shapes "
