@@ -16,14 +16,14 @@ from dtrain.comm import Communicator
 
 @pytest.fixture
 def folder(comm: Communicator) -> Iterator[Path]:
-    """A folder that all ranks see, as the tests' ranks are on one host."""
+    """A folder that all ranks of a host see, and no other host."""
     with tempfile.TemporaryDirectory() as own:
-        yield Path(comm.broadcast_object(own))
+        yield Path(comm.host_group().broadcast_object(own))
         comm.barrier()
 
 
 def test_weights_of_a_url(comm: Communicator, folder: Path) -> None:
-    if comm.rank == 0:
+    if comm.local_rank == 0:
         dtrain.save({"w": dtrain.arange(5)}, folder / "online.pth")
     comm.barrier()
     url = (folder / "online.pth").as_uri()
@@ -34,7 +34,7 @@ def test_weights_of_a_url(comm: Communicator, folder: Path) -> None:
 
 
 def test_an_error_reaches_all_ranks(comm: Communicator, folder: Path) -> None:
-    kind = OSError if comm.rank == 0 else (OSError, RuntimeError)  # one rank of each host tries
+    kind = OSError if comm.local_rank == 0 else RuntimeError
     with pytest.raises(kind, match="could not download file:.*no.pth"):
         hub.load_state_dict_from_url((folder / "no.pth").as_uri(), folder / "cache", comm=comm)
     comm.barrier()
