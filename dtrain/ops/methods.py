@@ -108,6 +108,11 @@ def _last_two_transposed(x: Tensor) -> Tensor:
     return shape.transpose(x, -1, -2)
 
 
+def _where(x: Tensor, condition: Tensor, other: Any) -> Tensor:
+    """x where condition is true, else other; all broadcast."""
+    return arithmetic.where(condition, x, other)
+
+
 def _type_as(x: Tensor, other: Tensor) -> Tensor:
     """x in the dtype of `other`."""
     return x.to(other.dtype)
@@ -116,6 +121,7 @@ def _type_as(x: Tensor, other: Tensor) -> Tensor:
 Tensor.T = property(_transposed)  # type: ignore[attr-defined]
 Tensor.mT = property(_last_two_transposed)  # type: ignore[attr-defined]
 Tensor.t = _transposed  # type: ignore[attr-defined]
+Tensor.where = _where  # type: ignore[attr-defined]
 Tensor.type_as = _type_as  # type: ignore[attr-defined]
 Tensor.__iter__ = lambda x: iter(shape.unbind(x))  # type: ignore[attr-defined]
 

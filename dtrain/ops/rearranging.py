@@ -307,9 +307,9 @@ def repeat_interleave(
 # -- turning -----------------------------------------------------------------------------------------
 
 
-def flip(input: Any, *dims: Any) -> Any:
-    """In reverse order along dims."""
-    axes = [dimension(d, input.ndim) for d in _sizes(dims)]
+def flip(input: Any, *order: Any, dims: Any = None) -> Any:
+    """In reverse order along dims, given as numbers or as one tuple."""
+    axes = [dimension(d, input.ndim) for d in _sizes(order if dims is None else (dims,))]
     if len({*axes}) < len(axes):
         raise ValueError(f"flip: dims {axes} name a dimension twice")
     key = tuple(slice(None, None, -1) if d in axes else slice(None) for d in range(input.ndim))

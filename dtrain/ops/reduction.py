@@ -76,17 +76,36 @@ def _variance(x: Any, dim: Dim, correction: float, keepdim: bool) -> tuple[Any, 
 
 
 @op
-def var(x: Any, dim: Dim = None, correction: float = 1, keepdim: bool = False, unbiased: bool = True) -> Any:
-    """sum((x - mean)^2) / (n - correction) over dim; unbiased=False is correction=0."""
-    return _variance(x, dim, correction if unbiased else 0, keepdim)
+def _var(x: Any, dim: Dim, correction: float, keepdim: bool) -> Any:
+    return _variance(x, dim, correction, keepdim)
+
+
+def var(
+    x: Any, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: float | None = None
+) -> Any:
+    """sum((x - mean)^2) / (n - correction) over dim; correction is 1, or 0 with unbiased=False, unless given.
+
+    As in PyTorch a bool in the place of dim is `unbiased`, over all elements.
+    """
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    return _var(x, dim, int(unbiased) if correction is None else correction, keepdim)
 
 
 @op
-def std(x: Any, dim: Dim = None, correction: float = 1, keepdim: bool = False, unbiased: bool = True) -> Any:
-    """The square root of the variance over dim."""
-    value, pullback = _variance(x, dim, correction if unbiased else 0, keepdim)
+def _std(x: Any, dim: Dim, correction: float, keepdim: bool) -> Any:
+    value, pullback = _variance(x, dim, correction, keepdim)
     root = xp_of(x).sqrt(value)
     return root, lambda g: pullback(g / (2 * root))
+
+
+def std(
+    x: Any, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: float | None = None
+) -> Any:
+    """The square root of `var`, with its arguments."""
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    return _std(x, dim, int(unbiased) if correction is None else correction, keepdim)
 
 
 def _extremum(name: str, x: Any, dim: Dim, keepdim: bool) -> Any:

@@ -125,13 +125,13 @@ def contiguous(x: Any) -> Any:
 
 @op
 def _cat(*arrays: Any, dim: int = 0) -> Any:
-    xp = xp_of(arrays[0])
+    xp = xp_of(*arrays)
     dtype = result_dtype(*arrays)
     y = xp.concatenate(arrays, dim).astype(dtype, copy=False)
     ends = np.cumsum([a.shape[dim] for a in arrays])
 
     def pullback(g: Any, needs: Sequence[bool]) -> list[Array | None]:
-        parts = xp.split(g, ends[:-1], dim)
+        parts = xp_of(g).split(g, ends[:-1], dim)
         return [p.astype(a.dtype, copy=False) if n else None for p, a, n in zip(parts, arrays, needs, strict=True)]
 
     return y, Joint(pullback)

@@ -180,14 +180,20 @@ def renorm(input: Any, p: float, dim: int, maxnorm: float) -> Any:
 # -- statistics --------------------------------------------------------------------------------------
 
 
-def var_mean(input: Any, dim: Any = None, **options: Any) -> tuple[Any, Any]:
-    """(var, mean) over dim; options as for `var`."""
-    return reduction.var(input, dim, **options), reduction.mean(input, dim, options.get("keepdim", False))
+def var_mean(
+    input: Any, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: float | None = None
+) -> tuple[Any, Any]:
+    """(var, mean) over dim; arguments as for `var`."""
+    over = None if isinstance(dim, bool) else dim
+    return reduction.var(input, dim, unbiased, keepdim, correction=correction), reduction.mean(input, over, keepdim)
 
 
-def std_mean(input: Any, dim: Any = None, **options: Any) -> tuple[Any, Any]:
-    """(std, mean) over dim; options as for `std`."""
-    return reduction.std(input, dim, **options), reduction.mean(input, dim, options.get("keepdim", False))
+def std_mean(
+    input: Any, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: float | None = None
+) -> tuple[Any, Any]:
+    """(std, mean) over dim; arguments as for `std`."""
+    over = None if isinstance(dim, bool) else dim
+    return reduction.std(input, dim, unbiased, keepdim, correction=correction), reduction.mean(input, over, keepdim)
 
 
 def nansum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
