@@ -34,7 +34,14 @@ from dtrain.nn.activation import (
 )  # fmt: skip
 from dtrain.nn.attention import MultiheadAttention
 from dtrain.nn.containers import ModuleDict, ModuleList, Sequential
-from dtrain.nn.conv import Conv2d
+from dtrain.nn.conv import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+)  # fmt: skip
 from dtrain.nn.distance import (
     CosineSimilarity,
     PairwiseDistance,
@@ -130,7 +137,12 @@ __all__ = [
     "ConstantPad1d",
     "ConstantPad2d",
     "ConstantPad3d",
+    "Conv1d",
     "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "CosineEmbeddingLoss",
     "CosineSimilarity",
     "CrossEntropyLoss",

@@ -25,7 +25,14 @@ from dtrain.ops.activation import (
     tanhshrink,
 )  # fmt: skip
 from dtrain.ops.attention import scaled_dot_product_attention
-from dtrain.ops.conv import conv2d
+from dtrain.ops.conv import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)  # fmt: skip
 from dtrain.ops.counting import (
     one_hot,
 )  # fmt: skip
@@ -96,7 +103,12 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "cdist",
     "celu",
+    "conv1d",
     "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
     "cosine_embedding_loss",
     "cosine_similarity",
     "cross_entropy",

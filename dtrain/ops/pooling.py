@@ -8,7 +8,7 @@ import numpy as np
 
 from dtrain.autograd import op
 from dtrain.backend import Array, backend_of
-from dtrain.ops.conv import pair
+from dtrain.ops.geometry import numbers
 
 __all__ = ["adaptive_avg_pool2d", "avg_pool2d", "max_pool2d"]
 
@@ -49,9 +49,9 @@ def max_pool2d(
     OH = (H + 2 padding - dilation (kernel - 1) - 1) // stride + 1, rounded up with ceil_mode.
     """
     x = _images("max_pool2d", input)
-    kernel = pair("kernel_size", kernel_size, 1)
-    stride = pair("stride", kernel if stride is None else stride, 1)
-    padding, dilation = pair("padding", padding, 0), pair("dilation", dilation, 1)
+    kernel = numbers("kernel_size", kernel_size, 2, 1)
+    stride = numbers("stride", kernel if stride is None else stride, 2, 1)
+    padding, dilation = numbers("padding", padding, 2, 0), numbers("dilation", dilation, 2, 1)
     out = _out("max_pool2d", x.shape[2:], kernel, stride, padding, dilation, ceil_mode)
     kernels = backend_of(x)
     y, winner = kernels.max_pool2d(x, out, kernel, stride, padding, dilation)
@@ -75,9 +75,9 @@ def avg_pool2d(
     count_include_pad: whether padding counts as zeros. divisor_override: divide by this instead.
     """
     x = _images("avg_pool2d", input)
-    kernel = pair("kernel_size", kernel_size, 1)
-    stride = pair("stride", kernel if stride is None else stride, 1)
-    padding = pair("padding", padding, 0)
+    kernel = numbers("kernel_size", kernel_size, 2, 1)
+    stride = numbers("stride", kernel if stride is None else stride, 2, 1)
+    padding = numbers("padding", padding, 2, 0)
     size = x.shape[2:]
     out = _out("avg_pool2d", size, kernel, stride, padding, (1, 1), ceil_mode)
     if divisor_override == 0:
@@ -103,7 +103,7 @@ def adaptive_avg_pool2d(input: Any, output_size: Any) -> Any:  # noqa: A002
     """
     x = _images("adaptive_avg_pool2d", input)
     sizes = (output_size, output_size) if isinstance(output_size, int) or output_size is None else output_size
-    out = pair("output_size", tuple(n if s is None else s for s, n in zip(sizes, x.shape[2:], strict=True)), 1)
+    out = numbers("output_size", tuple(n if s is None else s for s, n in zip(sizes, x.shape[2:], strict=True)), 2, 1)
     kernels = backend_of(x)
     y = kernels.adaptive_avg_pool2d(x, out)
     return y.reshape(*input.shape[:-2], *out), lambda g: kernels.adaptive_avg_pool2d_grad(

@@ -56,46 +56,98 @@ def test_embedding_grad_sums_each_row_by_itself():
     assert reference.embedding_grad(g[:0], index[:0], 2).tolist() == [[0, 0, 0]] * 2
 
 
-def naive_conv2d(x, w, b, stride, padding, dilation, groups):
-    """Six loops."""
-    n, _, h, width = x.shape
-    o, i, kh, kw = w.shape
-    (sh, sw), (ph, pw), (dh, dw) = stride, padding, dilation
-    oh, ow = (h + 2 * ph - dh * (kh - 1) - 1) // sh + 1, (width + 2 * pw - dw * (kw - 1) - 1) // sw + 1
-    padded = np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)))
-    y = np.zeros((n, o, oh, ow))
+def naive_convolution(x, w, b, stride, padding, dilation, groups):
+    """A loop for each place of the window and of what comes out."""
+    o, i, *kernel = w.shape
+    padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in padding)))
+    sizes = zip(padded.shape[2:], kernel, stride, dilation, strict=True)
+    y = np.zeros((len(x), o, *((n - d * (k - 1) - 1) // s + 1 for n, k, s, d in sizes)))
     for out in range(o):
         first = out // (o // groups) * i
-        for r, c in np.ndindex(oh, ow):
-            for k, m in np.ndindex(kh, kw):
-                pixels = padded[:, first : first + i, r * sh + k * dh, c * sw + m * dw]
-                y[:, out, r, c] += pixels @ w[out, :, k, m]
+        for place in np.ndindex(y.shape[2:]):
+            for k in np.ndindex(*kernel):
+                at = tuple(p * s + m * d for p, s, m, d in zip(place, stride, k, dilation, strict=True))
+                y[(slice(None), out, *place)] += (
+                    padded[(slice(None), slice(first, first + i), *at)] @ w[(out, slice(None), *k)]
+                )
         y[:, out] += b[out]
     return y
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize(
-    ("stride", "padding", "dilation"), [((1, 1), (0, 0), (1, 1)), ((2, 3), (1, 2), (1, 1)), ((1, 2), (2, 0), (2, 1))]
-)
-def test_conv2d_is_its_definition(stride, padding, dilation, groups):
+def out_size(x, w, stride, padding, dilation):
+    sizes = zip(x.shape[2:], w.shape[2:], stride, padding, dilation, strict=True)
+    return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)
+
+
+OPTIONS = [  # stride, padding, dilation
+    ((1,), (1,), (2,)),
+    ((2,), (0,), (1,)),
+    ((1, 1), (0, 0), (1, 1)),
+    ((2, 3), (1, 2), (1, 1)),
+    ((1, 2), (2, 0), (2, 1)),
+    ((2, 1), (0, 3), (1, 1)),
+    ((1, 1, 1), (1, 0, 1), (1, 2, 1)),
+    ((1, 2, 1), (1, 1, 0), (1, 1, 1)),
+]
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize(("stride", "padding", "dilation"), OPTIONS)
+def test_convolution_is_its_definition(stride, padding, dilation, groups):
     rng = np.random.default_rng(0)
-    x, w, b = rng.standard_normal((2, 4, 7, 6)), rng.standard_normal((6, 4 // groups, 3, 2)), rng.standard_normal(6)
-    y = reference.conv2d(x, w, b, stride, padding, dilation, groups)
-    np.testing.assert_allclose(y, naive_conv2d(x, w, b, stride, padding, dilation, groups), atol=1e-12)
+    d = len(stride)
+    x, o = rng.standard_normal((2, 4, *(7, 6, 5)[:d])), 4 if groups == 4 else 6
+    w, b = rng.standard_normal((o, 4 // groups, *(3, 2, 2)[:d])), rng.standard_normal(o)
+    size, kernel, out = x.shape[2:], w.shape[2:], out_size(x, w, stride, padding, dilation)
+    options = (stride, padding, dilation, groups)
+    y = reference.convolution(x, w, b, out, *options)
+    np.testing.assert_allclose(y, naive_convolution(x, w, b, *options), atol=1e-12)
+    # The sum of g * y is linear in x and in w: what the gradients say of them is that sum.
+    g = rng.standard_normal(y.shape)
+    whole = (g * (y - b.reshape(-1, *(1,) * d))).sum()
+    gx = reference.convolution_data_grad(g, w, size, *options)
+    gw = reference.convolution_weight_grad(g, x, kernel, *options)
+    assert (gx.shape, gw.shape) == (x.shape, w.shape)
+    np.testing.assert_allclose((gx * x).sum(), whole)
+    np.testing.assert_allclose((gw * w).sum(), whole)
+    for grad, wanted, varied in ((gx, x, 0), (gw, w, 1)):  # and at one place
+        at = tuple(n // 2 for n in wanted.shape)
+        unit = np.zeros(wanted.shape)
+        unit[at] = 1
+        other = [x, w]
+        other[varied] = unit
+        np.testing.assert_allclose(grad[at], (g * reference.convolution(*other, None, out, *options)).sum(), atol=1e-12)
+    np.testing.assert_allclose(reference.channel_sums(g), g.sum((0, *range(2, d + 2))))
 
 
-def test_conv2d_in_blocks_is_conv2d_at_once(monkeypatch):
+def test_convolution_in_blocks_is_convolution_at_once(monkeypatch):
     rng = np.random.default_rng(0)
     x, w, b = rng.standard_normal((5, 3, 6, 6)), rng.standard_normal((4, 3, 3, 3)), rng.standard_normal(4)
     options = ((1, 1), (1, 1), (1, 1), 1)
-    whole = reference.conv2d(x, w, b, *options)
-    grads = reference.conv2d_grad(whole, x, w, *options, (True, True, True))
+
+    def everything():
+        y = reference.convolution(x, w, b, (6, 6), *options)
+        gx = reference.convolution_data_grad(x[:, [0, 1, 2, 0]], w, (6, 6), *options)
+        return y, gx, reference.convolution_weight_grad(x[:, [0, 1, 2, 0]], x, (3, 3), *options)
+
+    whole = everything()
     monkeypatch.setattr(reference.conv, "_PATCH_ELEMENTS", 2 * 36 * 27)  # two images at a time
     monkeypatch.setattr(reference.conv, "_PATCH_ROWS", 1)
-    np.testing.assert_allclose(reference.conv2d(x, w, b, *options), whole, atol=1e-12)
-    for a, b_ in zip(reference.conv2d_grad(whole, x, w, *options, (True, True, True)), grads, strict=True):
+    for a, b_ in zip(everything(), whole, strict=True):
         np.testing.assert_allclose(a, b_, atol=1e-10)
+
+
+def test_depthwise_convolution_of_an_image_has_the_same_bits_in_any_batch():
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((3, 4, 9, 8)), rng.standard_normal((4, 1, 3, 3))
+    for stride in (1, 2):
+        options = ((stride, stride), (1, 1), (1, 1), 4)
+        y = reference.convolution(x, w, None, out_size(x, w, *options[:3]), *options)
+        gx = reference.convolution_data_grad(y, w, (9, 8), *options)
+        for i in range(3):
+            alone = reference.convolution(x[i : i + 1], w, None, y.shape[2:], *options)
+            np.testing.assert_array_equal(alone[0], y[i])
+            np.testing.assert_array_equal(reference.convolution_data_grad(alone, w, (9, 8), *options)[0], gx[i])
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -134,15 +186,6 @@ def test_gelu_keeps_the_layout_and_has_its_values_whatever_the_chunk(monkeypatch
     wide = x.astype(np.float64)
     difference = (reference.gelu(wide + step)[0] - reference.gelu(wide - step)[0]) / (2 * step)
     np.testing.assert_allclose(slope, difference, atol=2e-6)
-
-
-def test_gradients_that_are_not_needed_are_not_made():
-    rng = np.random.default_rng(0)
-    x, w = rng.standard_normal((2, 3, 4, 4)), rng.standard_normal((2, 3, 3, 3))
-    g = rng.standard_normal((2, 2, 2, 2))
-    for needs in ((True, False, False), (False, True, False), (False, False, True)):
-        made = reference.conv2d_grad(g, x, w, (1, 1), (0, 0), (1, 1), 1, needs)
-        assert [m is not None for m in made] == list(needs)
 
 
 def test_softmax_does_not_overflow():

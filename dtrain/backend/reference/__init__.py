@@ -1,14 +1,19 @@
 """Every hand-made kernel in plain NumPy: the specification, and the oracle of all tests.
 
-Images are (N, C, H, W) to the caller. Inside they are handled channels last, (N, H, W, C), because
-then a patch of an image is a few long runs of memory and a convolution one matrix product; results
+Images are (N, C, H, W) to the caller, or have one or three sizes. Inside they are handled channels last, (N, H, W, C),
+because then a patch of an image is a few long runs of memory and a convolution one matrix product; results
 are returned as views of such arrays in PyTorch's shape, so the next kernel finds its layout without
 a copy. Sums over many rows are matrix products with ones: BLAS does them fastest.
 """
 
 from dtrain.backend.reference.bessel import bessel_ie
 from dtrain.backend.reference.blockwise_attention import attention, attention_grad
-from dtrain.backend.reference.conv import conv2d, conv2d_grad
+from dtrain.backend.reference.conv import (
+    channel_sums,
+    convolution,
+    convolution_data_grad,
+    convolution_weight_grad,
+)
 from dtrain.backend.reference.elementwise import erf, gelu
 from dtrain.backend.reference.error_function import erfc, erfcx, erfinv, log_ndtr, ndtri
 from dtrain.backend.reference.gamma import digamma, lgamma, polygamma, zeta
@@ -44,8 +49,10 @@ __all__ = [
     "batch_norm_grad_sums",
     "batch_norm_stats",
     "bessel_ie",
-    "conv2d",
-    "conv2d_grad",
+    "channel_sums",
+    "convolution",
+    "convolution_data_grad",
+    "convolution_weight_grad",
     "cross_entropy",
     "cross_entropy_grad",
     "digamma",

@@ -1,15 +1,33 @@
-"""Convolution of images, as products of patch matrices."""
+"""Convolution of images of any number of dimensions, as products of patch matrices.
+
+With y = convolution(x, w), the sum of g * y is linear in each of g, x and w. Its gradients in x and w are the other
+two kernels here, and the gradients of the three are again the three. A transposed convolution is
+`convolution_data_grad`. `size`, `out` and `kernel` are the sizes of x, y and w; padding is what lies before x in each
+dimension, and as much lies behind it as the windows need.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import product
+from math import prod
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from dtrain.backend.reference.layout import Pair, channels_last, sum_rows, windows
+from dtrain.backend.reference import depthwise
+from dtrain.backend.reference.layout import (
+    Sizes,
+    border,
+    channels_first,
+    channels_last,
+    inside,
+    needed,
+    sum_rows,
+    windows,
+)  # fmt: skip
 
-__all__ = ["conv2d", "conv2d_grad"]
+__all__ = ["channel_sums", "convolution", "convolution_data_grad", "convolution_weight_grad"]
 
 
 # Elements of the patch matrix of a block of images: 1 MiB of float32, so that it stays in the L2 cache; but
@@ -18,46 +36,33 @@ _PATCH_ELEMENTS = 1 << 18
 _PATCH_ROWS = 1 << 9
 
 
-def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-
-
-def _pad(x: np.ndarray, padding: Pair) -> np.ndarray:
-    """Channels-last images with a border of zeros."""
-    (ph, pw), (n, h, w, c) = padding, x.shape
-    if not ph and not pw:
-        return x
-    padded = np.zeros((n, h + 2 * ph, w + 2 * pw, c), x.dtype)
-    padded[:, ph : ph + h, pw : pw + w] = x
-    return padded
-
-
-def _patches(x: np.ndarray, out: Pair, kernel: Pair, stride: Pair, dilation: Pair, groups: int) -> np.ndarray:
-    """Padded channels-last images -> (groups, N * OH * OW, KH * KW * C / groups), a copy."""
-    n, _, _, c = x.shape
-    c //= groups
-    if c * kernel[1] < 16:
+def _patches(x: np.ndarray, out: Sizes, kernel: Sizes, stride: Sizes, dilation: Sizes, groups: int) -> np.ndarray:
+    """Padded channels-last images -> (groups, N * places of out, places of the kernel * C / groups), a copy."""
+    n, c, d = x.shape[0], x.shape[-1] // groups, len(out)
+    rows, places = n * prod(out), prod(kernel)
+    if c * kernel[-1] < 16:
         # Runs too short to be copied well: gather a row of the image at a time, into the transpose.
-        columns = np.empty((groups, kernel[0] * kernel[1], c, n, *out), x.dtype)
+        columns = np.empty((groups, places, c, n, *out), x.dtype)
         for k, part in enumerate(windows(x, out, kernel, stride, dilation)):
-            columns[:, k] = part.reshape(n, *out, groups, c).transpose(3, 4, 0, 1, 2)
-        return columns.reshape(groups, kernel[0] * kernel[1] * c, -1).transpose(0, 2, 1)
-    sn, sh, sw, sc = x.strides
+            columns[:, k] = part.reshape(n, *out, groups, c).transpose(d + 1, d + 2, *range(d + 1))
+        return columns.reshape(groups, places * c, rows).transpose(0, 2, 1)
+    sn, *between, sc = x.strides
     view = as_strided(
         x,
         (groups, n, *out, *kernel, c),
-        (sc * c, sn, sh * stride[0], sw * stride[1], sh * dilation[0], sw * dilation[1], sc),
-    )
-    return view.reshape(groups, n * out[0] * out[1], kernel[0] * kernel[1] * c)
+        (sc * c, sn, *(b * s for b, s in zip(between, stride, strict=True)),
+         *(b * s for b, s in zip(between, dilation, strict=True)), sc),
+    )  # fmt: skip
+    return view.reshape(groups, rows, places * c)
 
 
 def _matrix(weight: np.ndarray, groups: int) -> np.ndarray:
-    """(O, I / groups, KH, KW) -> (groups, O / groups, KH * KW * I / groups)
+    """(O, I / groups, *K) -> (groups, O / groups, places of the kernel * I / groups)
 
     What is moved stays within an output channel, and so in the cache.
     """
-    o, i, kh, kw = weight.shape
-    return np.ascontiguousarray(weight.transpose(0, 2, 3, 1)).reshape(groups, o // groups, kh * kw * i)
+    o, i, *kernel = weight.shape
+    return channels_last(weight).reshape(groups, o // groups, prod(kernel) * i)
 
 
 def _blocks(n: int, rows: int, columns: int) -> Iterator[slice]:
@@ -66,76 +71,99 @@ def _blocks(n: int, rows: int, columns: int) -> Iterator[slice]:
     return (slice(lo, min(lo + step, n)) for lo in range(0, n, step))
 
 
-def conv2d(
+def convolution(
     x: np.ndarray,
     weight: np.ndarray,
     bias: np.ndarray | None,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    out: Sizes,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
     groups: int,
 ) -> np.ndarray:
-    """Cross-correlation. x: (N, I, H, W), weight: (O, I / groups, KH, KW), bias: (O,) -> (N, O, OH, OW)
+    """Cross-correlation. x: (N, I, *size), weight: (O, I / groups, *kernel), bias: (O,) -> (N, O, *out)
 
-    y[n, o, i, j] = bias[o] + sum over c, k, l of x[n, c, i * stride + k * dilation - padding, ...] weight[o, c, k, l]
+    y[n, o, i] = bias[o] + sum over c, k of x[n, c, i * stride + k * dilation - padding] weight[o, c, k], for places
+    i and k of several dimensions; channels o see the c of their group.
     """
     xl = channels_last(x)
-    n, h, w, _ = xl.shape
-    o, _, kh, kw = weight.shape
-    oh = _out_size(h, kh, stride[0], padding[0], dilation[0])
-    ow = _out_size(w, kw, stride[1], padding[1], dilation[1])
+    n, o, kernel = len(x), len(weight), weight.shape[2:]
+    y = np.empty((n, *out, o), x.dtype)
+    if depthwise.fits(weight, groups):
+        depthwise.convolution(xl, depthwise.matrix(weight), y, stride, padding, dilation)
+        if bias is not None:
+            y += bias
+        return channels_first(y)
     matrix = _matrix(weight, groups)
-    y = np.empty((n, oh, ow, o), x.dtype)
-    for block in _blocks(n, oh * ow, groups * matrix.shape[2]):
-        patches = _patches(_pad(xl[block], padding), (oh, ow), (kh, kw), stride, dilation, groups)
+    for block in _blocks(n, prod(out), groups * matrix.shape[2]):
+        padded = border(xl[block], out, kernel, stride, padding, dilation, 0.0)
+        patches = _patches(padded, out, kernel, stride, dilation, groups)
         rows = y[block].reshape(patches.shape[1], groups, o // groups)
         np.matmul(patches, matrix.transpose(0, 2, 1), out=rows.transpose(1, 0, 2))
         if bias is not None:
             y[block] += bias
-    return y.transpose(0, 3, 1, 2)
+    return channels_first(y)
 
 
-def conv2d_grad(
+def convolution_data_grad(
+    g: np.ndarray,
+    weight: np.ndarray,
+    size: Sizes,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+    groups: int,
+) -> np.ndarray:
+    """The gradient of `convolution` in x. g: (N, O, *out), weight: (O, I / groups, *kernel) -> (N, I, *size)"""
+    gl = channels_last(g)
+    n, *rest, o = gl.shape
+    i, kernel, out = weight.shape[1], weight.shape[2:], tuple(rest)
+    gx = np.empty((n, *size, groups * i), g.dtype)
+    if depthwise.fits(weight, groups):
+        depthwise.data_grad(gl, depthwise.matrix(weight), gx, stride, padding, dilation)
+        return channels_first(gx)
+    matrix, d = _matrix(weight, groups), len(out)
+    whole = tuple(max(m, s + p) for m, s, p in zip(needed(out, kernel, stride, dilation), size, padding, strict=True))
+    for block in _blocks(n, prod(out), groups * matrix.shape[2]):
+        images = block.stop - block.start
+        rows = gl[block].reshape(images * prod(out), groups, o // groups).transpose(1, 0, 2)
+        patches = np.matmul(rows, matrix).reshape(groups, images, *out, *kernel, i)
+        padded = np.zeros((images, *whole, groups, i), g.dtype)
+        parts = windows(padded, out, kernel, stride, dilation)
+        for place, part in zip(product(*map(range, kernel)), parts, strict=True):
+            part += patches[(slice(None),) * (d + 2) + place].transpose(*range(1, d + 2), 0, d + 2)
+        gx[block] = padded[inside(size, padding)].reshape(images, *size, groups * i)
+    return channels_first(gx)
+
+
+def convolution_weight_grad(
     g: np.ndarray,
     x: np.ndarray,
-    weight: np.ndarray,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    kernel: Sizes,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
     groups: int,
-    needs: Sequence[bool],
-) -> list[np.ndarray | None]:
-    """Gradients of conv2d with respect to x, weight and bias, those that are needed. g: (N, O, OH, OW)"""
+) -> np.ndarray:
+    """The gradient of `convolution` in weight. g: (N, O, *out), x: (N, I, *size) -> (O, I / groups, *kernel)"""
     xl, gl = channels_last(x), channels_last(g)
-    n, h, w, c = xl.shape
-    o, i, kh, kw = weight.shape
-    _, oh, ow, _ = gl.shape
-    (ph, pw), (sh, sw), (dh, dw) = padding, stride, dilation
-    matrix = _matrix(weight, groups)
-    gx = np.empty(xl.shape, x.dtype) if needs[0] else None
-    gw = np.zeros(matrix.shape, weight.dtype) if needs[1] else None
-    for block in _blocks(n, oh * ow, groups * matrix.shape[2]):
-        rows = gl[block].reshape(-1, groups, o // groups).transpose(1, 0, 2)
-        if gw is not None:
-            patches = _patches(_pad(xl[block], padding), (oh, ow), (kh, kw), stride, dilation, groups)
-            # BLAS is fastest where the longer side of a product comes last.
-            if patches.shape[2] < rows.shape[2]:
-                gw += np.matmul(patches.transpose(0, 2, 1), rows).transpose(0, 2, 1)
-            else:
-                gw += np.matmul(rows.transpose(0, 2, 1), patches)
-        if gx is not None:
-            patches = np.matmul(rows, matrix).reshape(groups, -1, oh, ow, kh, kw, i)
-            padded = np.zeros((patches.shape[1], h + 2 * ph, w + 2 * pw, groups, i), x.dtype)
-            for k in range(kh):
-                for m in range(kw):
-                    top, left = k * dh, m * dw
-                    part = padded[:, top : top + sh * oh : sh, left : left + sw * ow : sw]
-                    part += patches[:, :, :, :, k, m].transpose(1, 2, 3, 0, 4)
-            gx[block] = padded[:, ph : ph + h, pw : pw + w].reshape(-1, h, w, c)
-    if gw is not None:
-        gw = gw.reshape(o, kh, kw, i).transpose(0, 3, 1, 2)
-    return [
-        None if gx is None else gx.transpose(0, 3, 1, 2),
-        gw,
-        sum_rows(gl.reshape(-1, o)) if needs[2] else None,
-    ]
+    n, *rest, o = gl.shape
+    out, i = tuple(rest), x.shape[1] // groups
+    if groups > 1 and i == 1 and o == groups:
+        return depthwise.weight_grad(gl, xl, kernel, stride, padding, dilation)
+    gw = np.zeros((groups, o // groups, prod(kernel) * i), g.dtype)
+    for block in _blocks(n, prod(out), groups * gw.shape[2]):
+        rows = gl[block].reshape((block.stop - block.start) * prod(out), groups, o // groups).transpose(1, 0, 2)
+        padded = border(xl[block], out, kernel, stride, padding, dilation, 0.0)
+        patches = _patches(padded, out, kernel, stride, dilation, groups)
+        # BLAS is fastest where the longer side of a product comes last.
+        if patches.shape[2] < rows.shape[2]:
+            gw += np.matmul(patches.transpose(0, 2, 1), rows).transpose(0, 2, 1)
+        else:
+            gw += np.matmul(rows.transpose(0, 2, 1), patches)
+    return channels_first(gw.reshape(o, *kernel, i))
+
+
+def channel_sums(x: np.ndarray) -> np.ndarray:
+    """The sum of each channel. (N, C, *S) -> (C,)"""
+    return sum_rows(channels_last(x).reshape(-1, x.shape[1])) if x.size else np.zeros(x.shape[1], x.dtype)

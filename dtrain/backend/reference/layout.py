@@ -1,20 +1,29 @@
-"""How arrays lie in memory inside the kernels, and sums over many rows."""
+"""How arrays lie in memory inside the kernels, windows that slide over them, and sums over many rows.
+
+Images have 1, 2 or 3 dimensions behind (N, C). A tuple of `Sizes` has a number for each of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 
-__all__ = ["channels_last", "every", "sum_rows", "windows"]
+__all__ = ["border", "channels_first", "channels_last", "every", "inside", "needed", "sum_rows", "windows"]
 
 
-Pair = tuple[int, int]
+Sizes = tuple[int, ...]
 
 
 def channels_last(x: np.ndarray) -> np.ndarray:
-    """(N, C, H, W) -> contiguous (N, H, W, C); no copy where the memory is so already."""
-    return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    """(N, C, *S) -> contiguous (N, *S, C); no copy where the memory is so already."""
+    return np.ascontiguousarray(x.transpose(0, *range(2, x.ndim), 1))
+
+
+def channels_first(x: np.ndarray) -> np.ndarray:
+    """(N, *S, C) -> (N, C, *S), a view."""
+    return x.transpose(0, x.ndim - 1, *range(1, x.ndim - 1))
 
 
 def sum_rows(x: np.ndarray) -> np.ndarray:
@@ -27,8 +36,32 @@ def every(start: int, n: int, stride: int) -> slice:
     return slice(start, start + stride * n, stride)
 
 
-def windows(x: np.ndarray, out: Pair, kernel: Pair, stride: Pair, dilation: Pair) -> Iterator[np.ndarray]:
-    """For each element of the window, row by row, the view (N, OH, OW, C) of what falls on it."""
-    for k in range(kernel[0]):
-        for m in range(kernel[1]):
-            yield x[:, every(k * dilation[0], out[0], stride[0]), every(m * dilation[1], out[1], stride[1])]
+def needed(out: Sizes, kernel: Sizes, stride: Sizes, dilation: Sizes) -> Sizes:
+    """The size of an image that `out` windows cover."""
+    return tuple((o - 1) * s + d * (k - 1) + 1 for o, k, s, d in zip(out, kernel, stride, dilation, strict=True))
+
+
+def inside(size: Sizes, padding: Sizes) -> tuple[slice, ...]:
+    """Where an image of `size` lies in (N, *S, C) with a border of `padding` before it."""
+    return (slice(None), *(slice(p, p + n) for p, n in zip(padding, size, strict=True)))
+
+
+def border(
+    x: np.ndarray, out: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, fill: float
+) -> np.ndarray:
+    """Channels-last images behind a border of `fill`, which is wide enough behind them for every window, too."""
+    size = x.shape[1:-1]
+    need = needed(out, kernel, stride, dilation)
+    whole = tuple(max(m, n + p) for m, n, p in zip(need, size, padding, strict=True))
+    if whole == size:
+        return x
+    padded = np.full((x.shape[0], *whole, x.shape[-1]), fill, x.dtype)
+    padded[inside(size, padding)] = x
+    return padded
+
+
+def windows(x: np.ndarray, out: Sizes, kernel: Sizes, stride: Sizes, dilation: Sizes) -> Iterator[np.ndarray]:
+    """For each element of the window, row by row, the view (N, *out, C) of what falls on it."""
+    for place in product(*map(range, kernel)):
+        parts = (every(k * d, o, s) for k, d, o, s in zip(place, dilation, out, stride, strict=True))
+        yield x[(slice(None), *parts)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.backend.reference.layout import Pair, channels_last, every, windows
+from dtrain.backend.reference.layout import Sizes, border, channels_last, every, windows
 
 __all__ = [
     "adaptive_avg_pool2d",
@@ -19,29 +19,14 @@ __all__ = [
 ]
 
 
-def _border(
-    x: np.ndarray, out: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, fill: float
-) -> np.ndarray:
-    """Channels-last images with a border of `fill`, wide enough for every window."""
-    n, h, w, c = x.shape
-    need_h = (out[0] - 1) * stride[0] + dilation[0] * (kernel[0] - 1) + 1
-    need_w = (out[1] - 1) * stride[1] + dilation[1] * (kernel[1] - 1) + 1
-    height, width = max(need_h, h + padding[0]), max(need_w, w + padding[1])
-    if (height, width) == (h, w):
-        return x
-    padded = np.full((n, height, width, c), fill, x.dtype)
-    padded[:, padding[0] : padding[0] + h, padding[1] : padding[1] + w] = x
-    return padded
-
-
 def max_pool2d(
-    x: np.ndarray, out: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+    x: np.ndarray, out: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes
 ) -> tuple[np.ndarray, np.ndarray]:
     """Maximum over windows. x: (N, C, H, W) -> y (N, C, *out), and which element of its window won.
 
     The first of equal elements wins, but the last NaN, if there is any, as in PyTorch.
     """
-    xl = _border(channels_last(x), out, kernel, stride, padding, dilation, -math.inf)
+    xl = border(channels_last(x), out, kernel, stride, padding, dilation, -math.inf)
     # The maximum of every row of a window, then the maximum of these: runs of memory stay long.
     columns = [every(m * dilation[1], out[1], stride[1]) for m in range(kernel[1])]
     rows = [every(k * dilation[0], out[0], stride[0]) for k in range(kernel[0])]
@@ -64,21 +49,29 @@ def _best(parts: list[np.ndarray], numbers: list[Any]) -> tuple[np.ndarray, np.n
 
 
 def max_pool2d_grad(
-    g: np.ndarray, winner: np.ndarray, shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+    g: np.ndarray,
+    winner: np.ndarray,
+    shape: tuple[int, ...],
+    kernel: Sizes,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
 ) -> np.ndarray:
     """Gradient of max_pool2d with respect to its input of `shape`: g goes to the element that won."""
     gl, wl = channels_last(g), channels_last(winner)
     n, c, h, w = shape
     out = gl.shape[1:3]
-    gx = _border(np.zeros((n, h, w, c), g.dtype), out, kernel, stride, padding, dilation, 0.0)
+    gx = border(np.zeros((n, h, w, c), g.dtype), out, kernel, stride, padding, dilation, 0.0)
     for k, part in enumerate(windows(gx, out, kernel, stride, dilation)):
         part += gl * (wl == k)
     return gx[:, padding[0] : padding[0] + h, padding[1] : padding[1] + w].transpose(0, 3, 1, 2)
 
 
-def avg_pool2d(x: np.ndarray, out: Pair, kernel: Pair, stride: Pair, padding: Pair, count: np.ndarray) -> np.ndarray:
+def avg_pool2d(
+    x: np.ndarray, out: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes, count: np.ndarray
+) -> np.ndarray:
     """Sum over windows / count. x: (N, C, H, W), count: out -> (N, C, *out)"""
-    xl = _border(channels_last(x), out, kernel, stride, padding, (1, 1), 0.0)
+    xl = border(channels_last(x), out, kernel, stride, padding, (1, 1), 0.0)
     parts = windows(xl, out, kernel, stride, (1, 1))
     y = np.array(next(parts))
     for part in parts:
@@ -88,13 +81,13 @@ def avg_pool2d(x: np.ndarray, out: Pair, kernel: Pair, stride: Pair, padding: Pa
 
 
 def avg_pool2d_grad(
-    g: np.ndarray, shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair, count: np.ndarray
+    g: np.ndarray, shape: tuple[int, ...], kernel: Sizes, stride: Sizes, padding: Sizes, count: np.ndarray
 ) -> np.ndarray:
     """Gradient of avg_pool2d with respect to its input of `shape`."""
     share = channels_last(g) / count[:, :, None].astype(g.dtype)
     n, c, h, w = shape
     out = share.shape[1:3]
-    gx = _border(np.zeros((n, h, w, c), g.dtype), out, kernel, stride, padding, (1, 1), 0.0)
+    gx = border(np.zeros((n, h, w, c), g.dtype), out, kernel, stride, padding, (1, 1), 0.0)
     for part in windows(gx, out, kernel, stride, (1, 1)):
         part += share
     return gx[:, padding[0] : padding[0] + h, padding[1] : padding[1] + w].transpose(0, 3, 1, 2)
@@ -109,7 +102,7 @@ def _bins(size: int, out: int) -> np.ndarray:
     return matrix
 
 
-def adaptive_avg_pool2d(x: np.ndarray, out: Pair) -> np.ndarray:
+def adaptive_avg_pool2d(x: np.ndarray, out: Sizes) -> np.ndarray:
     """Mean over out[0] x out[1] bins that cover the image. x: (N, C, H, W) -> (N, C, *out)"""
     rows, columns = (_bins(size, o).astype(x.dtype) for size, o in zip(x.shape[2:], out, strict=True))
     return rows @ x @ columns.T
