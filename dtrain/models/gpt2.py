@@ -22,7 +22,7 @@ class _Conv1D(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, std: float = 0.02) -> None:
         super().__init__()
-        self.weight = nn.Parameter(empty(inputs, outputs).normal_(0, std))
+        self.weight = nn.Parameter(nn.init.normal_(empty(inputs, outputs), 0, std))
         self.bias = nn.Parameter(zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:

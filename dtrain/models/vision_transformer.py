@@ -41,7 +41,7 @@ class _Encoder(nn.Module):
 
     def __init__(self, tokens: int, hidden_dim: int, dropout: float, blocks: list[_Block]) -> None:
         super().__init__()
-        self.pos_embedding = nn.Parameter(empty(1, tokens, hidden_dim).normal_(std=0.02))
+        self.pos_embedding = nn.Parameter(nn.init.normal_(empty(1, tokens, hidden_dim), std=0.02))
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.Sequential({f"encoder_layer_{i}": block for i, block in enumerate(blocks)})
         self.ln = nn.LayerNorm(hidden_dim, eps=1e-6)

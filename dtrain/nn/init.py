@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from dtrain.autograd import Tensor, no_grad
+from dtrain.backend.random import Purpose, next_stream
 
 __all__ = [
     "calculate_gain",
@@ -23,13 +24,13 @@ __all__ = [
 @no_grad()
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
     """Uniform on [a, b)."""
-    return tensor.uniform_(a, b)
+    return tensor.uniform_(a, b, generator=next_stream(Purpose.INIT))
 
 
 @no_grad()
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Normal with the given mean and standard deviation."""
-    return tensor.normal_(mean, std)
+    return tensor.normal_(mean, std, generator=next_stream(Purpose.INIT))
 
 
 @no_grad()

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor, is_grad_enabled
+from dtrain.autograd import Tensor
 from dtrain.backend import to_device
-from dtrain.backend.random import Purpose, next_stream
+from dtrain.ops.draws import next_draw
 from dtrain.ops.dtypes import default_dtype
 from dtrain.ops.shape import _shape
 
@@ -174,18 +174,14 @@ def scalar_tensor(s: Any, dtype: Any = None, device: Any = None, requires_grad: 
     return _make(np.asarray(s, dtype or default_dtype), device, requires_grad)
 
 
-def _stream() -> np.random.Generator:
-    return next_stream(Purpose.GRAPH if is_grad_enabled() else Purpose.NO_GRAD)
-
-
 def rand(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Uniform draws from [0, 1): a function of (seed, step, microbatch, call), see `manual_seed`."""
-    return _make(_stream().random(_shape(size), _drawn(dtype)), device, requires_grad)
+    return _make(next_draw().random(_shape(size), _drawn(dtype)), device, requires_grad)
 
 
 def randn(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Draws from the normal distribution of mean 0 and variance 1."""
-    return _make(_stream().standard_normal(_shape(size), _drawn(dtype)), device, requires_grad)
+    return _make(next_draw().standard_normal(_shape(size), _drawn(dtype)), device, requires_grad)
 
 
 def _drawn(dtype: Any) -> Any:
@@ -203,12 +199,12 @@ def randint(
         low, high, size = 0, low, high
     if high <= low:
         raise ValueError(f"randint: there are no whole numbers from {low} on that are below {high}")
-    return _make(_stream().integers(low, high, tuple(size)).astype(dtype or np.int64), device, requires_grad)
+    return _make(next_draw().integers(low, high, tuple(size)).astype(dtype or np.int64), device, requires_grad)
 
 
 def randperm(n: int, dtype: Any = None, device: Any = None) -> Tensor:
     """The numbers 0 to n - 1 in random order."""
-    return _make(_stream().permutation(n).astype(dtype or np.int64), device, False)
+    return _make(next_draw().permutation(n).astype(dtype or np.int64), device, False)
 
 
 def zeros_like(input: Tensor, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:

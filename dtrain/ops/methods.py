@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Tensor, is_grad_enabled
-from dtrain.backend.random import Purpose, next_stream
 from dtrain.ops import (
     activation,
     arithmetic,
@@ -31,6 +30,7 @@ from dtrain.ops import (
     special,
     statistics,
 )  # fmt: skip
+from dtrain.ops.draws import next_draw
 from dtrain.ops.indexing import raw_key
 
 __all__: list[str] = []
@@ -218,14 +218,14 @@ def _drawn(x: Tensor) -> type:
     return np.float64 if x.dtype == np.float64 else np.float32
 
 
-def _uniform(x: Tensor, a: float = 0.0, b: float = 1.0) -> Any:
-    """Draw all elements from the uniform distribution on [a, b)."""
-    return next_stream(Purpose.INIT).random(x.shape, _drawn(x)) * _drawn(x)(b - a) + _drawn(x)(a)
+def _uniform(x: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Any = None) -> Any:
+    """Draw all elements from the uniform distribution on [a, b): the next draw, as by `rand`, or a generator's."""
+    return (generator or next_draw()).random(x.shape, _drawn(x)) * _drawn(x)(b - a) + _drawn(x)(a)
 
 
-def _normal(x: Tensor, mean: float = 0.0, std: float = 1.0) -> Any:
-    """Draw all elements from the normal distribution."""
-    return next_stream(Purpose.INIT).standard_normal(x.shape, _drawn(x)) * _drawn(x)(std) + _drawn(x)(mean)
+def _normal(x: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Any:
+    """Draw all elements from the normal distribution: the next draw, as by `randn`, or a generator's."""
+    return (generator or next_draw()).standard_normal(x.shape, _drawn(x)) * _drawn(x)(std) + _drawn(x)(mean)
 
 
 for name, values in (
