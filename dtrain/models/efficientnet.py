@@ -20,16 +20,6 @@ _STAGES = (
 )  # fmt: skip
 
 
-class _SiLU(nn.Module):
-    """x * sigmoid(x)."""
-
-    def __init__(self, inplace: bool = False) -> None:
-        super().__init__()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * x.sigmoid()
-
-
 class _SqueezeExcitation(nn.Module):
     """x times a number between 0 and 1 per channel, a function of the channels' means (Hu et al., arXiv:1709.01507)."""
 
@@ -37,7 +27,7 @@ class _SqueezeExcitation(nn.Module):
         super().__init__()
         self.fc1 = nn.Conv2d(channels, squeezed, 1)
         self.fc2 = nn.Conv2d(squeezed, channels, 1)
-        self.activation = _SiLU()
+        self.activation = nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.fc2(self.activation(self.fc1(F.adaptive_avg_pool2d(x, 1)))).sigmoid()
@@ -53,9 +43,9 @@ class _MBConv(nn.Module):
         hidden = inputs * expand_ratio
         layers: list[nn.Module] = []
         if hidden != inputs:
-            layers.append(ConvNormActivation(inputs, hidden, 1, activation_layer=_SiLU))
+            layers.append(ConvNormActivation(inputs, hidden, 1, activation_layer=nn.SiLU))
         layers += [
-            ConvNormActivation(hidden, hidden, kernel, stride, groups=hidden, activation_layer=_SiLU),
+            ConvNormActivation(hidden, hidden, kernel, stride, groups=hidden, activation_layer=nn.SiLU),
             _SqueezeExcitation(hidden, max(1, inputs // 4)),
             ConvNormActivation(hidden, outputs, 1, activation_layer=None),
         ]
@@ -78,7 +68,7 @@ class EfficientNet(nn.Module):
     def __init__(self, dropout: float = 0.2, stochastic_depth_prob: float = 0.2, num_classes: int = 1000) -> None:
         super().__init__()
         channels, done, total = 32, 0, sum(stage[-1] for stage in _STAGES)
-        self.features = nn.Sequential(ConvNormActivation(3, channels, stride=2, activation_layer=_SiLU))
+        self.features = nn.Sequential(ConvNormActivation(3, channels, stride=2, activation_layer=nn.SiLU))
         for expansion, kernel, first, outputs, blocks in _STAGES:
             stage = nn.Sequential()
             for i in range(blocks):
@@ -86,7 +76,7 @@ class EfficientNet(nn.Module):
                 stage.append(_MBConv(expansion, kernel, first if i == 0 else 1, channels, outputs, probability))
                 channels, done = outputs, done + 1
             self.features.append(stage)
-        self.features.append(ConvNormActivation(channels, 4 * channels, 1, activation_layer=_SiLU))
+        self.features.append(ConvNormActivation(channels, 4 * channels, 1, activation_layer=nn.SiLU))
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(4 * channels, num_classes))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -18,16 +18,6 @@ _STAGES = (
 )  # fmt: skip
 
 
-class _ReLU6(nn.Module):
-    """min(max(x, 0), 6)."""
-
-    def __init__(self, inplace: bool = False) -> None:
-        super().__init__()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.clamp(0, 6)
-
-
 class _InvertedResidual(nn.Module):
     """1x1 to `expansion` times the channels, 3x3 in each channel alone, 1x1 to `outputs`, plus x where shapes agree."""
 
@@ -36,7 +26,7 @@ class _InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         hidden = int(round(inputs * expand_ratio))
-        options: dict[str, Any] = {"norm_layer": norm_layer, "activation_layer": _ReLU6}
+        options: dict[str, Any] = {"norm_layer": norm_layer, "activation_layer": nn.ReLU6}
         layers: list[nn.Module] = []
         if expand_ratio != 1:
             layers.append(ConvNormActivation(inputs, hidden, 1, **options))
@@ -77,7 +67,7 @@ class MobileNetV2(nn.Module):
         channels = make_divisible(32 * width_mult, round_nearest)
         self.last_channel = make_divisible(1280 * max(1.0, width_mult), round_nearest)
         self.features = nn.Sequential(
-            ConvNormActivation(3, channels, stride=2, norm_layer=norm, activation_layer=_ReLU6)
+            ConvNormActivation(3, channels, stride=2, norm_layer=norm, activation_layer=nn.ReLU6)
         )
         for expansion, wanted, blocks, first in stages:
             outputs = make_divisible(wanted * width_mult, round_nearest)
@@ -86,7 +76,7 @@ class MobileNetV2(nn.Module):
                 self.features.append(block(channels, outputs, stride, expand_ratio=expansion, norm_layer=norm))
                 channels = outputs
         self.features.append(
-            ConvNormActivation(channels, self.last_channel, 1, norm_layer=norm, activation_layer=_ReLU6)
+            ConvNormActivation(channels, self.last_channel, 1, norm_layer=norm, activation_layer=nn.ReLU6)
         )
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(self.last_channel, num_classes))
         for module in self.modules():
