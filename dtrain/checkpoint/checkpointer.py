@@ -322,7 +322,7 @@ class Checkpointer:
             try:
                 self._leave_capsule(error)
             except Exception as problem:
-                print(f"dtrain: the step cannot be replayed: {problem}", file=sys.stderr, flush=True)
+                sys.stderr.write(f"dtrain: the step cannot be replayed: {problem}\n")
         self._hook(kind, error, trace)
 
     def _leave_capsule(self, error: Exception) -> None:
@@ -346,8 +346,9 @@ class Checkpointer:
     def _write_capsule(self, content: dict[str, Any], arrays: dict[str, Array]) -> None:
         prefix = f"capsule-rank-{self.comm.rank}-"
         folder = write(self.directory or Path.cwd(), self.steps, content, arrays, prefix)
-        text = f"dtrain: to replay this step in one process: python -m launch replay {folder}"
-        print(text, file=sys.stderr, flush=True)
+        # In one piece: other ranks may write at the same time.
+        sys.stderr.write(f"dtrain: to replay this step in one process: python -m launch replay {folder}\n")
+        sys.stderr.flush()
 
     # -- ranks -----------------------------------------------------------------------------------
 
