@@ -13,14 +13,13 @@ from dtrain.ops import arithmetic
 from dtrain.ops.activation import logsigmoid
 from dtrain.ops.arithmetic import where
 from dtrain.ops.binary import xlogy
-from dtrain.ops.dtypes import same_dtype
 from dtrain.ops.indexing import gather
 from dtrain.ops.rearranging import broadcast_tensors
 from dtrain.ops.shape import squeeze, unsqueeze
 
 __all__ = [
     "binary_cross_entropy", "gaussian_nll_loss", "hinge_embedding_loss", "huber_loss", "kl_div", "l1_loss", "nll_loss",
-    "poisson_nll_loss", "reduced", "smooth_l1_loss", "soft_margin_loss", "weighted_mse_loss",
+    "poisson_nll_loss", "reduced", "smooth_l1_loss", "soft_margin_loss",
 ]  # fmt: skip
 
 
@@ -67,12 +66,6 @@ def l1_loss(input: Any, target: Any, reduction: str = "mean", weight: Any = None
     """|input - target|, its mean or sum; weight, of input's shape, multiplies it and gives what "mean" divides by."""
     input, target = _common("l1_loss", input, target)
     return _weighted(arithmetic.abs(input - target), weight, reduction)
-
-
-def weighted_mse_loss(input: Any, target: Any, reduction: str, weight: Any) -> Any:
-    """weight (input - target)^2; "mean" divides by the sum of weight, which has input's shape."""
-    input, target = _common("mse_loss", input, target)
-    return _weighted(arithmetic.square(input - target), weight, reduction)
 
 
 def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0, weight: Any = None) -> Any:
@@ -179,7 +172,7 @@ def gaussian_nll_loss(
 ) -> Any:
     """(log v + (input - target)^2 / v) / 2, v = max(var, eps); full adds log(2 pi) / 2 (Nix and Weigend, 1994).
 
-    var: a number, input's shape, that without the last dimension, or with a last dimension of 1. Raises ValueError for
+    var: a number, input's shape, that without the last dimension, or one that broadcasts to it. Raises ValueError for
     other shapes and negative variances. v takes var's gradient also where it is smaller than eps.
     """
     if isinstance(var, (int, float)):
@@ -187,7 +180,7 @@ def gaussian_nll_loss(
     if var.shape != input.shape:
         if var.shape == input.shape[:-1]:
             var = unsqueeze(var, -1)
-        elif var.shape[:-1] != input.shape[:-1] or var.shape[-1] != 1:
+        elif var.ndim != input.ndim or any(v not in (1, n) for v, n in zip(var.shape, input.shape, strict=True)):
             raise ValueError(
                 f"gaussian_nll_loss: var of shape {var.shape} does not fit an input of shape {input.shape}"
             )
@@ -207,6 +200,5 @@ def soft_margin_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
 
 def hinge_embedding_loss(input: Any, target: Any, margin: float = 1.0, reduction: str = "mean") -> Any:
     """x where t = 1, max(0, margin - x) where t = -1."""
-    same_dtype("hinge_embedding_loss", input, input)
     apart = where(target != 1, arithmetic.clamp(margin - input, 0), 0.0)
     return reduced(apart + where(target != -1, input, 0.0), reduction)
