@@ -153,7 +153,9 @@ def orthogonalize(a: Array, epsilon: float = 0, instead: Array | None = None) ->
             rows[i] = source[:, i]
             before = np.sqrt(np.dot(rows[i], rows[i]))
             for _ in range(2):  # once leaves rounding errors as large as what is removed
-                rows[i] -= (rows[:i] @ rows[i]) @ rows[:i]
+                # BLAS may flag an invalid operation where all numbers are finite (numpy/numpy#24067).
+                with np.errstate(invalid="ignore"):
+                    rows[i] -= (rows[:i] @ rows[i]) @ rows[:i]
             norm = np.sqrt(np.dot(rows[i], rows[i]))
             if norm > 1e3 * np.finfo(a.dtype).eps * before or not np.isfinite(norm):
                 rows[i] /= norm + a.dtype.type(epsilon)
