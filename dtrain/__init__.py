@@ -94,6 +94,7 @@ from dtrain.ops.shape import (
     broadcast_to, cat, chunk, clone, concat, flatten, permute, reshape, split, squeeze, stack, transpose, unbind,
     unsqueeze,
 )  # fmt: skip
+from dtrain.ops.shuffling import channel_shuffle, pixel_shuffle, pixel_unshuffle
 from dtrain.parallel import DistributedDataParallel, ZeroRedundancyOptimizer
 
 __version__ = "0.1.0"

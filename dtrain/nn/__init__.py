@@ -108,6 +108,16 @@ from dtrain.nn.padding import (
 )  # fmt: skip
 from dtrain.nn.parameter import Buffer, Parameter
 from dtrain.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
+from dtrain.nn.resampling import (
+    ChannelShuffle,
+    Fold,
+    PixelShuffle,
+    PixelUnshuffle,
+    Unfold,
+    Upsample,
+    UpsamplingBilinear2d,
+    UpsamplingNearest2d,
+)  # fmt: skip
 from dtrain.nn.rnn import GRU, LSTM, RNN, RNNBase
 from dtrain.nn.rnn_cells import GRUCell, LSTMCell, RNNCell, RNNCellBase
 from dtrain.nn.softmax import LogSoftmax, Softmax, Softmax2d, Softmin
@@ -131,6 +141,7 @@ __all__ = [
     "Bilinear",
     "Buffer",
     "CELU",
+    "ChannelShuffle",
     "CircularPad1d",
     "CircularPad2d",
     "CircularPad3d",
@@ -154,6 +165,7 @@ __all__ = [
     "Embedding",
     "FeatureAlphaDropout",
     "Flatten",
+    "Fold",
     "GELU",
     "GLU",
     "GRU",
@@ -195,6 +207,8 @@ __all__ = [
     "PReLU",
     "PairwiseDistance",
     "Parameter",
+    "PixelShuffle",
+    "PixelUnshuffle",
     "PoissonNLLLoss",
     "RMSNorm",
     "RNN",
@@ -234,6 +248,10 @@ __all__ = [
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
     "Unflatten",
+    "Unfold",
+    "Upsample",
+    "UpsamplingBilinear2d",
+    "UpsamplingNearest2d",
     "ZeroPad1d",
     "ZeroPad2d",
     "ZeroPad3d",

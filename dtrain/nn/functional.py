@@ -52,6 +52,7 @@ from dtrain.ops.dropout import (
     feature_alpha_dropout,
 )  # fmt: skip
 from dtrain.ops.embedding import embedding
+from dtrain.ops.folding import fold, unfold
 from dtrain.ops.group_norm import group_norm, instance_norm, local_response_norm, rms_norm
 from dtrain.ops.linear import bilinear, linear
 from dtrain.ops.loss import binary_cross_entropy_with_logits, cross_entropy, mse_loss
@@ -92,6 +93,13 @@ from dtrain.ops.pointwise_loss import (
     soft_margin_loss,
 )  # fmt: skip
 from dtrain.ops.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from dtrain.ops.resampling import (
+    interpolate,
+    upsample,
+    upsample_bilinear,
+    upsample_nearest,
+)  # fmt: skip
+from dtrain.ops.shuffling import channel_shuffle, pixel_shuffle, pixel_unshuffle
 
 __all__ = [
     "adaptive_avg_pool2d",
@@ -103,6 +111,7 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "cdist",
     "celu",
+    "channel_shuffle",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -119,6 +128,7 @@ __all__ = [
     "elu",
     "embedding",
     "feature_alpha_dropout",
+    "fold",
     "gaussian_nll_loss",
     "gelu",
     "glu",
@@ -131,6 +141,7 @@ __all__ = [
     "hinge_embedding_loss",
     "huber_loss",
     "instance_norm",
+    "interpolate",
     "kl_div",
     "l1_loss",
     "layer_norm",
@@ -153,6 +164,8 @@ __all__ = [
     "pad",
     "pairwise_distance",
     "pdist",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "poisson_nll_loss",
     "prelu",
     "relu",
@@ -175,6 +188,10 @@ __all__ = [
     "threshold",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
+    "unfold",
+    "upsample",
+    "upsample_bilinear",
+    "upsample_nearest",
 ]
 
 
