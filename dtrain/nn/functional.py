@@ -53,6 +53,7 @@ from dtrain.ops.dropout import (
 )  # fmt: skip
 from dtrain.ops.embedding import embedding
 from dtrain.ops.folding import fold, unfold
+from dtrain.ops.grids import affine_grid, grid_sample
 from dtrain.ops.group_norm import group_norm, instance_norm, local_response_norm, rms_norm
 from dtrain.ops.linear import bilinear, linear
 from dtrain.ops.loss import binary_cross_entropy_with_logits, cross_entropy, mse_loss
@@ -103,6 +104,7 @@ from dtrain.ops.shuffling import channel_shuffle, pixel_shuffle, pixel_unshuffle
 
 __all__ = [
     "adaptive_avg_pool2d",
+    "affine_grid",
     "alpha_dropout",
     "avg_pool2d",
     "batch_norm",
@@ -132,6 +134,7 @@ __all__ = [
     "gaussian_nll_loss",
     "gelu",
     "glu",
+    "grid_sample",
     "group_norm",
     "gumbel_softmax",
     "hardshrink",
