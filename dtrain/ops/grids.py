@@ -32,7 +32,8 @@ def _bounded(x: Any, n: int, padding_mode: str, align_corners: bool) -> tuple[An
     xp = xp_of(x)
     low, high = (0.0, n - 1.0) if align_corners else (-0.5, n - 0.5)
     missing = xp.isnan(x)  # as if the grid were -1
-    y = xp.where(missing, low, xp.clip(x, -1e9, 1e9)).astype(x.dtype)
+    far = min(1e9, float(np.finfo(x.dtype).max) / 2)  # infinity has no remainder
+    y = xp.where(missing, low, xp.clip(x, -far, far)).astype(x.dtype)
     slope = xp.where(missing, 0, 1)
     if padding_mode == "reflection":
         span = high - low

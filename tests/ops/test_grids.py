@@ -95,3 +95,13 @@ ERRORS = [
 @pytest.mark.parametrize(("name", "shapes", "arguments", "message"), ERRORS)
 def test_errors_name_the_shapes(name, shapes, arguments, message):
     same_error(f"nn.functional.{name}", [image(*shape) for shape in shapes], arguments, message)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+def test_half_precision_stays(mode, padding):
+    x = dtrain.tensor(image(1, 2, 3, 4).astype(np.float16), requires_grad=True)
+    points = dtrain.tensor(grid(1, 2, 2, 2).astype(np.float16), requires_grad=True)
+    y = F.grid_sample(x, points, mode, padding)
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == points.grad.dtype == np.float16
