@@ -64,7 +64,10 @@ def _is_set(cell: Any) -> bool:
 
 def check_unspoiled(node: Node) -> None:
     """Raise RuntimeError where something that the node's pullbacks keep was written after the node was made."""
-    for array in _kept(node.pullbacks):
+    pullbacks = node.pullbacks
+    if pullbacks.__class__ is tuple:  # those that run
+        pullbacks = [p for p, parent in zip(pullbacks, node.parents, strict=False) if hasattr(parent, "pullbacks")]
+    for array in _kept(pullbacks):
         owner = _owner(array)
         ref, time = writes.times.get(id(owner), (None, 0))
         if time > node.time and ref is not None and ref() is owner:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dtrain.autograd import Tensor
+from dtrain.autograd import Tensor, mark_written
 from dtrain.backend import to_device
 from dtrain.nn.hooks import Handle
 from dtrain.nn.parameter import Parameter
@@ -253,3 +253,4 @@ def _as_tensor(value: Any, key: str, errors: list[str]) -> Tensor | None:
 
 def _copy(given: Tensor, into: Tensor) -> None:
     into.array[...] = to_device(given.array.astype(into.dtype, copy=False), into.device)
+    mark_written(into.array)

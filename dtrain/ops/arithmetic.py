@@ -8,7 +8,7 @@ import numpy as np
 
 from dtrain.autograd import op
 from dtrain.backend import xp_of
-from dtrain.ops.dtypes import floating, operands, plain, result_dtype, unbroadcast, zero
+from dtrain.ops.dtypes import Like, floating, operands, plain, result_dtype, unbroadcast, zero
 
 __all__ = [
     "abs", "absolute", "add", "clamp", "clamp_max", "clamp_min", "clip", "cos", "div", "divide", "exp", "log", "log1p",
@@ -27,13 +27,25 @@ def _scaled(name: str, x: Any, y: Any, alpha: float) -> Any:
     return y * alpha
 
 
+def _alike(x: Any, y: Any) -> bool:
+    """Whether x and y are arrays of one shape and dtype, so that neither is broadcast or converted."""
+    return x.__class__ is y.__class__ and x.shape == y.shape and x.dtype == y.dtype
+
+
+def _same(g: Any) -> Any:
+    return g
+
+
 @op
 def add(input: Any, other: Any, *, alpha: float = 1) -> Any:
     """input + alpha * other with broadcasting."""
+    if alpha == 1 and _alike(input, other):
+        return input + other, (_same, _same)
     a, b = operands(input, _scaled("add", input, other, alpha))
+    x, y = Like.of(input), Like.of(other)  # the graph keeps no elements
     if alpha == 1:
-        return a + b, (lambda g: unbroadcast(g, input), lambda g: unbroadcast(g, other))
-    return a + b, (lambda g: unbroadcast(g, input), lambda g: unbroadcast(g * alpha, other))
+        return a + b, (lambda g: unbroadcast(g, x), lambda g: unbroadcast(g, y))
+    return a + b, (lambda g: unbroadcast(g, x), lambda g: unbroadcast(g * alpha, y))
 
 
 @op
@@ -42,14 +54,18 @@ def sub(input: Any, other: Any, *, alpha: float = 1) -> Any:
     a, b = operands(input, _scaled("sub", input, other, alpha))
     if result_dtype(a, b).kind == "b" or np.bool_ in (getattr(a, "dtype", None), getattr(b, "dtype", None)):
         raise TypeError("sub does not take bools; use ^ (logical_xor) or convert with .int()")
-    return a - b, (lambda g: unbroadcast(g, input), lambda g: unbroadcast(g * -alpha, other))
+    x, y = Like.of(input), Like.of(other)
+    return a - b, (lambda g: unbroadcast(g, x), lambda g: unbroadcast(g * -alpha, y))
 
 
 @op
 def mul(input: Any, other: Any) -> Any:
     """input * other with broadcasting."""
+    if _alike(input, other):
+        return input * other, (lambda g: g * other, lambda g: g * input)
     a, b = operands(input, other)
-    return a * b, (lambda g: unbroadcast(g * b, input), lambda g: unbroadcast(g * a, other))
+    x, y = Like.of(input), Like.of(other)
+    return a * b, (lambda g: unbroadcast(g * b, x), lambda g: unbroadcast(g * a, y))
 
 
 @op
@@ -67,8 +83,8 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
         )
     if result_dtype(a, b).kind != "f":
         a, b = (floating(v if hasattr(v, "dtype") else xp_of(v).asarray(v)) for v in (a, b))
-    z = _ratio(a, b)
-    return z, (lambda g: unbroadcast(_ratio(g, b), input), lambda g: unbroadcast(_ratio(-g * z, b), other))
+    z, x, y = _ratio(a, b), Like.of(input), Like.of(other)
+    return z, (lambda g: unbroadcast(_ratio(g, b), x), lambda g: unbroadcast(_ratio(-g * z, b), y))
 
 
 def _whole(x: Any, y: Any, mode: str) -> Any:

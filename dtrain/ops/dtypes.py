@@ -12,8 +12,8 @@ from dtrain.autograd import Joint
 from dtrain.backend import Array, xp_of
 
 __all__ = [
-    "dimension", "default_dtype", "floating", "only_floats", "operands", "plain", "quiet", "result_dtype", "same_dtype",
-    "unbroadcast", "zero",
+    "Like", "default_dtype", "dimension", "floating", "only_floats", "operands", "plain", "quiet", "result_dtype",
+    "same_dtype", "unbroadcast", "zero",
 ]  # fmt: skip
 
 default_dtype = np.dtype(np.float32)
@@ -83,8 +83,25 @@ def same_dtype(op: str, *arrays: Any) -> None:
             raise TypeError(f"{op} needs operands of one dtype, got {first} and {a.dtype}; convert with .to(dtype)")
 
 
+class Like:
+    """The shape and dtype of an array, for a pullback that does not need its elements."""
+
+    __slots__ = ("dtype", "ndim", "shape")
+
+    def __init__(self, x: Any) -> None:
+        self.shape, self.ndim, self.dtype = x.shape, x.ndim, x.dtype
+
+    @classmethod
+    def of(cls, x: Any) -> Like | None:
+        """Of an array; None for a Python number, which gets no gradient."""
+        return cls(x) if hasattr(x, "dtype") else None
+
+
 def unbroadcast(g: Array, x: Any) -> Array:
-    """The gradient of x from the gradient g of x broadcast: summed over what was repeated, in x's dtype."""
+    """The gradient of x (or of what is `Like` it) from the gradient g of x broadcast: summed over what was
+
+    repeated, in x's dtype.
+    """
     if g.shape == x.shape and g.dtype == x.dtype:
         return g
     if g.ndim > x.ndim:

@@ -1,4 +1,4 @@
-"""Tensor's operators and methods: the ops, bound. In-place methods are here too."""
+"""Tensor's operators and methods: the ops, bound. In-place methods are in `in_place.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor, is_grad_enabled
+from dtrain.autograd import Tensor
 from dtrain.ops import (
     activation,
     arithmetic,
@@ -30,8 +30,6 @@ from dtrain.ops import (
     special,
     statistics,
 )  # fmt: skip
-from dtrain.ops.draws import next_draw
-from dtrain.ops.indexing import raw_key
 
 __all__: list[str] = []
 
@@ -139,111 +137,3 @@ for name, dtype in (
     ("bool", np.bool_), ("byte", np.uint8),
 ):  # fmt: skip
     setattr(Tensor, name, _converted_to(dtype))
-
-
-# -- in place ----------------------------------------------------------------------------------------
-
-
-def _writable(x: Tensor, name: str, *sources: Any) -> None:
-    """Raise where writing into x would spoil a gradient, or lose that of a source."""
-    if is_grad_enabled() and x.requires_grad:
-        what = "a leaf" if x.is_leaf else "the result of a recorded op"
-        raise RuntimeError(
-            f"{name} would change {what} that requires a gradient; use it under dtrain.no_grad(), "
-            "or the form without the trailing underscore"
-        )
-    if is_grad_enabled() and any(isinstance(source, Tensor) and source.requires_grad for source in sources):
-        raise RuntimeError(
-            f"{name} would lose the gradient of what is written; use the form without the trailing underscore, "
-            "or dtrain.cat, stack or where"
-        )
-
-
-def _in_place(name: str, ufunc: Callable[..., Any]) -> None:
-    def method(x: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
-        _writable(x, f"{name}_", other)
-        value = other.array if isinstance(other, Tensor) else other
-        ufunc(x.array, value if alpha == 1 else value * alpha, out=x.array, casting="same_kind")
-        return x
-
-    def operator(x: Tensor, other: Any) -> Tensor:
-        if is_grad_enabled() and (
-            not x.is_leaf or isinstance(other, Tensor) and other.requires_grad and not x.requires_grad
-        ):
-            return getattr(arithmetic, name)(x, other)  # rebinding the name is what x += y then means
-        return method(x, other)
-
-    method.__name__, method.__doc__ = f"{name}_", f"`{name}` in place."
-    setattr(Tensor, f"{name}_", method)
-    setattr(Tensor, {"div": "__itruediv__"}.get(name, f"__i{name}__"), operator)
-
-
-for name, ufunc in (("add", np.add), ("sub", np.subtract), ("mul", np.multiply), ("div", np.true_divide)):
-    _in_place(name, ufunc)
-
-
-def _write(name: str, values: Callable[..., Any]) -> None:
-    """Bind the in-place method `name`, which writes values(x, ...) into x."""
-
-    def method(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        _writable(x, name, *args, *kwargs.values())
-        x.array[...] = values(x, *args, **kwargs)
-        return x
-
-    method.__name__, method.__doc__ = name, values.__doc__
-    setattr(Tensor, name, method)
-
-
-def _zero(x: Tensor) -> Any:
-    """Set all elements to 0."""
-    return 0
-
-
-def _fill(x: Tensor, value: float) -> Any:
-    """Set all elements to value."""
-    return value.array if isinstance(value, Tensor) else value
-
-
-def _copy(x: Tensor, source: Tensor, non_blocking: bool = False) -> Any:
-    """Copy the elements of source, which may broadcast."""
-    return source.array
-
-
-def _clamp(x: Tensor, min: float | None = None, max: float | None = None) -> Any:  # noqa: A002
-    """Limit all elements to [min, max]."""
-    return np.clip(x.array, min, max)
-
-
-def _drawn(x: Tensor) -> type:
-    return np.float64 if x.dtype == np.float64 else np.float32
-
-
-def _uniform(x: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Any = None) -> Any:
-    """Draw all elements from the uniform distribution on [a, b): the next draw, as by `rand`, or a generator's."""
-    return (generator or next_draw()).random(x.shape, _drawn(x)) * _drawn(x)(b - a) + _drawn(x)(a)
-
-
-def _normal(x: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Any:
-    """Draw all elements from the normal distribution: the next draw, as by `randn`, or a generator's."""
-    return (generator or next_draw()).standard_normal(x.shape, _drawn(x)) * _drawn(x)(std) + _drawn(x)(mean)
-
-
-for name, values in (
-    ("zero_", _zero), ("fill_", _fill), ("copy_", _copy), ("clamp_", _clamp), ("uniform_", _uniform),
-    ("normal_", _normal),
-):  # fmt: skip
-    _write(name, values)
-
-
-def _set(x: Tensor, key: Any, value: Any) -> None:
-    """x[key] = value, where no gradient would be spoiled or lost."""
-    _writable(x, "x[...] = value", value)
-    selected, rest = raw_key(x.ndim, key)
-    value = value.array if isinstance(value, Tensor) else value
-    if rest is Ellipsis:
-        x.array[selected] = value
-    else:
-        x.array[selected][rest] = value
-
-
-Tensor.__setitem__ = _set  # type: ignore[method-assign]

@@ -11,7 +11,7 @@ import numpy as np
 
 from dtrain.autograd import Joint, Tensor, op
 from dtrain.backend import Array, xp_of
-from dtrain.ops.dtypes import result_dtype, unbroadcast
+from dtrain.ops.dtypes import Like, dimension, result_dtype, unbroadcast
 from dtrain.ops.positions import slice_of
 
 __all__ = [
@@ -37,7 +37,8 @@ def _reshape(x: Any, shape: tuple[int, ...]) -> Any:
         y = x.reshape(shape)
     except ValueError:
         raise ValueError(f"a tensor of shape {x.shape} ({x.size} elements) cannot take the shape {shape}") from None
-    return y, lambda g: g.reshape(x.shape)
+    before = x.shape
+    return y, lambda g: g.reshape(before)
 
 
 def reshape(x: Any, *shape: Any) -> Any:
@@ -77,8 +78,11 @@ def permute(x: Any, *dims: Any) -> Any:
 
 def transpose(x: Any, dim0: int, dim1: int) -> Any:
     """Two dimensions exchanged."""
+    a, b = dimension(dim0, x.ndim), dimension(dim1, x.ndim)
     dims = list(range(x.ndim))
-    dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
+    if not dims:
+        return _permute(x, ())
+    dims[a], dims[b] = b, a
     return _permute(x, tuple(dims))
 
 
@@ -87,7 +91,8 @@ def squeeze(x: Any, dim: Any = None) -> Any:
     """Without the dimensions of size 1 (all, or those of dim that have size 1)."""
     dims = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
     axes = tuple({d % max(x.ndim, 1) for d in dims if x.ndim and x.shape[d] == 1})
-    return x.squeeze(axes), lambda g: g.reshape(x.shape)
+    before = x.shape
+    return x.squeeze(axes), lambda g: g.reshape(before)
 
 
 @op
@@ -95,13 +100,15 @@ def unsqueeze(x: Any, dim: int) -> Any:
     """With a new dimension of size 1 at dim."""
     if not -x.ndim - 1 <= dim <= x.ndim:
         raise IndexError(f"unsqueeze: dim {dim} is out of range for shape {x.shape}")
-    return xp_of(x).expand_dims(x, dim), lambda g: g.reshape(x.shape)
+    before = x.shape
+    return xp_of(x).expand_dims(x, dim), lambda g: g.reshape(before)
 
 
 @op
 def broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
     """x repeated to `shape` by the rules of broadcasting, without a copy (read-only)."""
-    return xp_of(x).broadcast_to(x, tuple(shape)), lambda g: unbroadcast(g, x)
+    before = Like(x)
+    return xp_of(x).broadcast_to(x, tuple(shape)), lambda g: unbroadcast(g, before)
 
 
 def expand(x: Any, *sizes: Any) -> Any:
@@ -128,11 +135,11 @@ def _cat(*arrays: Any, dim: int = 0) -> Any:
     xp = xp_of(*arrays)
     dtype = result_dtype(*arrays)
     y = xp.concatenate(arrays, dim).astype(dtype, copy=False)
-    ends = np.cumsum([a.shape[dim] for a in arrays])
+    ends, dtypes = np.cumsum([a.shape[dim] for a in arrays]), [a.dtype for a in arrays]
 
     def pullback(g: Any, needs: Sequence[bool]) -> list[Array | None]:
         parts = xp_of(g).split(g, ends[:-1], dim)
-        return [p.astype(a.dtype, copy=False) if n else None for p, a, n in zip(parts, arrays, needs, strict=True)]
+        return [p.astype(d, copy=False) if n else None for p, d, n in zip(parts, dtypes, needs, strict=True)]
 
     return y, Joint(pullback)
 
@@ -141,6 +148,9 @@ def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
     """Tensors joined along dim; the other sizes must agree. Raises ValueError otherwise."""
     if not tensors:
         raise ValueError("cat needs at least one tensor")
+    if not all(t.ndim for t in tensors):
+        raise ValueError(f"cat: tensors of no dimensions cannot be joined, got shapes {[t.shape for t in tensors]}")
+    tensors = [t for t in tensors if t.shape != (0,)] or tensors  # of no elements: fits everywhere, as in PyTorch
     shapes = [t.shape for t in tensors]
     if len({len(s) for s in shapes}) > 1 or len({(*s[: dim % len(s)], *s[dim % len(s) + 1 :]) for s in shapes}) > 1:
         raise ValueError(f"cat along dim {dim}: the shapes {shapes} differ in more than that dimension")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor, enable_grad
+from dtrain.autograd import Tensor, enable_grad, mark_written
 from dtrain.backend import Array
 from dtrain.backend.random import key
 from dtrain.nn.flat import Flat, flatten
@@ -151,6 +151,7 @@ class Optimizer(Hooked):
                     self._update_flat(state, options)
                 else:
                     self._update_each(state, options)
+                mark_written(state.flat.data)
         self._end_step()
         return loss
 

@@ -136,7 +136,7 @@ def test_augmented_assignment_in_a_graph_is_recorded():
         total += y.sum()
     total.backward()
     assert x.grad.tolist() == [18, 18]
-    assert before.tolist() == [2, 4]
+    assert before is y
     z = dtrain.zeros(2)
     z += x
     z.sum().backward()
@@ -151,9 +151,8 @@ def test_augmented_assignment_in_a_graph_is_recorded():
         lambda x: x.__setitem__(0, 1), lambda x: x.mul_(2), lambda x: x.normal_(),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("of", [lambda x: x, lambda x: x * 1])
-def test_in_place_change_that_would_spoil_a_gradient(write, of):
-    x = of(leaf(1, 2))
+def test_in_place_change_of_a_leaf(write):
+    x = leaf(1, 2)
     with pytest.raises(RuntimeError, match=r"dtrain\.no_grad\(\)"):
         write(x)
     assert x.tolist() == [1, 2]
@@ -189,8 +188,6 @@ def test_setitem():
     x[dtrain.tensor([False, True]), 2] = 7
     x[dtrain.tensor([1]), dtrain.tensor([0])] = 8
     assert x.tolist() == [[1, 5, 1], [8, 6, 7]]
-    with pytest.raises(RuntimeError, match="would lose the gradient of what is written"):
-        x[0] = leaf(1, 2, 3)
 
 
 def test_views_share_memory_as_basic_indexing_does():
