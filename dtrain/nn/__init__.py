@@ -107,6 +107,7 @@ from dtrain.nn.padding import (
     ZeroPad3d,
 )  # fmt: skip
 from dtrain.nn.parameter import Buffer, Parameter
+from dtrain.nn.parameter_containers import ParameterDict, ParameterList
 from dtrain.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 from dtrain.nn.resampling import (
     ChannelShuffle,
@@ -207,6 +208,8 @@ __all__ = [
     "PReLU",
     "PairwiseDistance",
     "Parameter",
+    "ParameterDict",
+    "ParameterList",
     "PixelShuffle",
     "PixelUnshuffle",
     "PoissonNLLLoss",

@@ -7,7 +7,27 @@ from typing import Any
 
 from dtrain.nn.module import Module
 
-__all__ = ["ModuleDict", "ModuleList", "Sequential"]
+__all__ = ["ModuleDict", "ModuleList", "Sequential", "pairs"]
+
+
+def pairs(name: str, given: Any) -> list[tuple[str, Any]]:
+    """(key, value) pairs of a mapping or of what has `items()`; of an iterable the pairs that it holds.
+
+    Raises TypeError for what cannot be iterated and keys that are no strings, ValueError for what is not a pair.
+    """
+    if not isinstance(given, Iterable):
+        raise TypeError(f"{name} takes a mapping or pairs of a key and a value, got {type(given).__name__}")
+    if hasattr(given, "items"):
+        return list(given.items())
+    found = []
+    for i, pair in enumerate(given):
+        if not isinstance(pair, Iterable):
+            raise TypeError(f"{name}: element {i} is no pair but {type(pair).__name__}")
+        values = list(pair)
+        if len(values) != 2:
+            raise ValueError(f"{name}: element {i} has {len(values)} elements, a key and a value are expected")
+        found.append((values[0], values[1]))
+    return found
 
 
 class _Numbered(Module):
@@ -50,17 +70,25 @@ class _Numbered(Module):
         return self
 
     def insert(self, index: int, module: Module) -> Any:
-        """Put a module before place `index`; those behind it get new names."""
+        """Put a module before place `index`; those behind it get new names. Raises IndexError out of range."""
         modules = list(self)
+        if not -len(modules) <= index <= len(modules):
+            raise IndexError(f"insert: index {index} is out of range for {len(modules)} modules")
         modules.insert(index, module)
         self._renumber(modules)
         return self
 
-    def pop(self, index: int = -1) -> Module:
-        """Take a module out and return it; those behind it get new names."""
-        module = self[index]
-        del self[index]
-        return module
+    def pop(self, key: Any) -> Any:
+        """Take a module (or a slice of them) out and return it; those behind it get new names."""
+        found = self[key]
+        del self[key]
+        return found
+
+    def __iadd__(self, other: Iterable[Module]) -> Any:
+        return self.extend(other)
+
+    def __add__(self, other: Iterable[Module]) -> Any:
+        return type(self)().extend(self).extend(other)
 
 
 class Sequential(_Numbered):
@@ -80,18 +108,69 @@ class Sequential(_Numbered):
             return type(self)(dict(self._items()[index]))
         return super().__getitem__(index)
 
+    def __add__(self, other: Any) -> Sequential:
+        """The modules of both. Raises ValueError where other is no Sequential."""
+        return Sequential(*self, *_sequential(other))
+
+    def __iadd__(self, other: Any) -> Any:
+        return self.extend(list(_sequential(other)))
+
+    def __mul__(self, other: int) -> Sequential:
+        """These modules `other` times, one after the other; they are shared. Raises TypeError, ValueError below 1."""
+        return Sequential(*list(self) * _times(other))
+
+    __rmul__ = __mul__
+
+    def __imul__(self, other: int) -> Any:
+        return self.extend(list(self) * (_times(other) - 1))
+
     def forward(self, input: Any) -> Any:  # noqa: A002
         for _, module in self._items():
             input = module(input)  # noqa: A001
         return input
 
 
-class ModuleList(_Numbered):
-    """A list of modules whose parameters are found."""
+def _sequential(other: Any) -> Sequential:
+    if not isinstance(other, Sequential):
+        raise ValueError(f"a Sequential can be joined with another one only, got {type(other).__name__}")
+    return other
 
-    def __init__(self, modules: Iterable[Module] = ()) -> None:
+
+def _times(number: Any) -> int:
+    if not isinstance(number, int):
+        raise TypeError(f"a Sequential can be repeated a whole number of times, got {type(number).__name__}")
+    if number < 1:
+        raise ValueError(f"a Sequential can be repeated once or more, got {number}")
+    return number
+
+
+class ModuleList(_Numbered):
+    """A list of modules whose parameters are found. [a, b] + [c], append, extend, insert and pop as of a list."""
+
+    def __init__(self, modules: Iterable[Module] | None = None) -> None:
         super().__init__()
-        self.extend(modules)
+        self.extend(() if modules is None else modules)
+
+    def insert(self, index: int, module: Module) -> None:
+        """Put a module before place `index`, as `list.insert` does; those behind it get new names."""
+        modules = list(self)
+        modules.insert(index, module)
+        self._renumber(modules)
+
+    def __repr__(self) -> str:
+        """Like Module's; neighbours that print alike are one line, "(0-3): 4 x ..."."""
+        groups: list[tuple[int, int, str]] = []  # first, how many, text
+        for i, module in enumerate(self):
+            if groups and groups[-1][2] == repr(module):
+                groups[-1] = groups[-1][0], groups[-1][1] + 1, groups[-1][2]
+            else:
+                groups.append((i, 1, repr(module)))
+        lines = []
+        for first, n, text in groups:
+            place = f"({first}): " if n == 1 else f"({first}-{first + n - 1}): {n} x "
+            lines.append("  " + (place + text).replace("\n", "\n  "))
+        name = type(self).__name__
+        return f"{name}(\n" + "\n".join(lines) + "\n)" if lines else f"{name}()"
 
     def __getitem__(self, index: Any) -> Any:
         """One module, or for a slice a ModuleList of those modules."""
@@ -104,12 +183,20 @@ class ModuleDict(Module):
 
     def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
         super().__init__()
-        self.update(modules or {})
+        self.update({} if modules is None else modules)
 
-    def update(self, modules: Mapping[str, Module]) -> None:
-        """Add modules under their names."""
-        for name, module in modules.items():
+    def update(self, modules: Any) -> None:
+        """Add modules under their names: a mapping, a ModuleDict, or (name, module) pairs.
+
+        Raises TypeError for what is none of these, ValueError for pairs of another length.
+        """
+        for name, module in pairs("ModuleDict.update", modules):
             self[name] = module
+
+    def clear(self) -> None:
+        """Take all modules out."""
+        for name in list(self):
+            del self[name]
 
     def __setitem__(self, name: str, module: Module) -> None:
         if hasattr(type(self), name):

@@ -341,12 +341,15 @@ class Module(Hooked, Stateful):
         return ""
 
     def __repr__(self) -> str:
-        lines = []
-        for name, child in self.__dict__.items():
-            if isinstance(child, Module):
-                lines.append(f"  ({name}): " + repr(child).replace("\n", "\n  "))
-        head = f"{type(self).__name__}({self.extra_repr()}"
-        return head + ("\n" + "\n".join(lines) + "\n)" if lines else ")")
+        extra = self.extra_repr()
+        children = [
+            f"({name}): {child!r}".replace("\n", "\n  ")
+            for name, child in self.__dict__.items()
+            if isinstance(child, Module)
+        ]
+        lines = (extra.split("\n") if extra else []) + children
+        one_line = not children and len(lines) < 2
+        return f"{type(self).__name__}(" + (f"{extra})" if one_line else "\n  " + "\n  ".join(lines) + "\n)")
 
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if not name[0].isdigit()]  # Sequential's children, say

@@ -1,4 +1,4 @@
-"""Sequential, ModuleList and ModuleDict, beside PyTorch's."""
+"""Sequential, ModuleList, ModuleDict, ParameterList and ParameterDict, beside PyTorch's."""
 
 from __future__ import annotations
 
@@ -32,7 +32,61 @@ CALLS: dict[str, Any] = {
     "dict": lambda o: _dict(o),
     "contains": lambda o: ("a" in o.ModuleDict({"a": o.ReLU()}), "b" in o.ModuleDict({"a": o.ReLU()})),
     "pop": lambda o: _popped(o),
+    "pop a slice": lambda o: (lambda s: (repr(s.pop(slice(0, 2))), repr(s)))(
+        o.Sequential(o.ReLU(), o.Tanh(), o.GELU())
+    ),
+    "join": lambda o: repr(o.Sequential(o.ReLU()) + o.Sequential(o.Tanh())),
+    "join in place": lambda o: _changed(o.Sequential(o.ReLU()), "__iadd__", o.Sequential(o.Tanh(), o.ReLU())),
+    "repeat": lambda o: repr(2 * o.Sequential(o.Linear(1, 1)) * 2),
+    "repeat in place": lambda o: _changed(o.Sequential(o.ReLU(), o.Tanh()), "__imul__", 3),
+    "insert into a sequence": lambda o: repr(o.Sequential(o.ReLU(), o.Tanh()).insert(-1, o.GELU())),
+    "join lists": lambda o: repr(o.ModuleList([o.ReLU()]) + [o.Tanh(), o.Tanh(), o.ReLU()]),
+    "list in place": lambda o: _changed(o.ModuleList([o.ReLU()]), "__iadd__", (m for m in [o.Tanh()])),
+    "repr": lambda o: repr(o.ModuleDict([("a", o.ModuleList([o.Sequential(o.ReLU())] * 2)), ("b", o.Tanh())])),
+    "clear": lambda o: (lambda d: (d.clear(), len(d), repr(d)))(o.ModuleDict({"a": o.ReLU()})),
+    "update with pairs": lambda o: (lambda d: (d.update([["b", o.ReLU()]]), list(d)))(o.ModuleDict({"a": o.Tanh()})),
+    "parameter list": lambda o: _parameter_list(o),
+    "parameter dict": lambda o: _parameter_dict(o),
 }
+
+
+def _changed(thing: Any, method: str, other: Any) -> Any:
+    same = getattr(thing, method)(other)
+    return same is thing, repr(thing), [n for n, _ in thing.named_modules()]
+
+
+def _zeros(o: Any, *shape: int) -> Any:
+    return o.Parameter(o.Linear(*shape).weight.detach() * 0)
+
+
+def _names(module: Any) -> list[Any]:
+    return [(n, tuple(p.shape), p.requires_grad) for n, p in module.named_parameters()]
+
+
+def _parameter_list(o: Any) -> Any:
+    ps = o.ParameterList([_zeros(o, 2, 3), _zeros(o, 1, 2).detach()])
+    ps.append(_zeros(o, 4, 1)).extend([3])
+    ps += [_zeros(o, 1, 1)]
+    ps[1] = _zeros(o, 5, 5)
+    part = ps[1:3]
+    outer = o.Sequential(ps)
+    return len(ps), type(part).__name__, _names(part), _names(outer), list(outer.state_dict()), ps[3], _names(ps), [
+        tuple(p.shape) for p in ps if p is not ps[3]
+    ]  # fmt: skip
+
+
+def _parameter_dict(o: Any) -> Any:
+    ps = o.ParameterDict({"b": _zeros(o, 2, 3), "a": _zeros(o, 1, 2).detach(), "n": 3})
+    ps["c"] = _zeros(o, 3, 3)
+    ps.update([("d", _zeros(o, 1, 1))])
+    both = ps | o.ParameterDict({"b": _zeros(o, 7, 7), "z": _zeros(o, 1, 4)})
+    ps |= o.ParameterDict({"e": _zeros(o, 1, 1)})
+    new = ps.fromkeys(["x", "y"], 1)
+    return (
+        _names(both), _names(ps), list(ps), "a" in ps, len(ps), ps.pop("n"), ps.popitem()[0], ps.get("q", 5),
+        tuple(ps.setdefault("k", _zeros(o, 2, 2)).shape), list(reversed(ps)), list(new.items()), list(ps.copy().keys()),
+        [tuple(v.shape) for v in ps.values()], (ps.clear(), len(ps), list(ps.state_dict())),
+    )  # fmt: skip
 
 
 def _ordered(o: Any) -> Any:
@@ -109,6 +163,19 @@ def test_sequential_applies_in_order():
         (lambda: nn.Sequential(nn.ReLU(), 3), TypeError),
         (lambda: nn.ModuleList([dtrain.relu]), TypeError),
         (lambda: nn.ModuleList([nn.ReLU()])(dtrain.ones(1)), NotImplementedError),
+        (lambda: nn.Sequential(nn.ReLU()) + [nn.ReLU()], ValueError),
+        (lambda: nn.Sequential(nn.ReLU()) * 0, ValueError),
+        (lambda: nn.Sequential(nn.ReLU()) * 1.5, TypeError),
+        (lambda: nn.Sequential(nn.ReLU()).insert(2, nn.ReLU()), IndexError),
+        (lambda: nn.ModuleDict(3), TypeError),
+        (lambda: nn.ModuleDict([("a",)]), ValueError),
+        (lambda: nn.ModuleDict([3]), TypeError),
+        (lambda: nn.ParameterList([dtrain.ones(1)])[1], IndexError),
+        (lambda: nn.ParameterList(dtrain.ones(1)), TypeError),
+        (lambda: nn.ParameterList()(dtrain.ones(1)), RuntimeError),
+        (lambda: nn.ParameterDict({"keys": dtrain.ones(1)}), KeyError),
+        (lambda: nn.ParameterDict({3: dtrain.ones(1)}), TypeError),
+        (lambda: nn.ParameterDict()["a"], KeyError),
     ],
 )
 def test_errors(call, error):
