@@ -148,12 +148,12 @@ class _Call:
         if not self.random:
             return self.theirs(*args, **kwargs), self.info.name not in scope.UNDEFINED
         results = []
-        for seed in (0, 1):
+        for seed in range(8):  # few draws have few results, which two seeds often share
             torch.manual_seed(seed)
             result = self.theirs(*args, **kwargs)
             results.append([t.detach().clone() for t in tensors_of(result, torch.Tensor)])
-        one, two = results
-        return result, all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+        same = [all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True)) for other in results[1:]]
+        return result, all(same)
 
     def check(self) -> None:
         """The function: value and gradients."""

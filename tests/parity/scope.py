@@ -73,7 +73,7 @@ FUNCTIONS = {  # by the beginning of the name
 }
 IN_SCOPE_ALL_THE_SAME = ("__", "linalg.eigh", "linalg.eigvalsh")
 
-# Results that depend on random draws. Where PyTorch's two runs with two seeds agree (dropout in evaluation), dtrain's
+# Results that depend on random draws. Where PyTorch's runs with several seeds agree (dropout in evaluation), dtrain's
 # result must be the same; else its shape and dtype.
 RANDOM = {
     "bernoulli", "cauchy", "exponential", "geometric", "log_normal", "multinomial", "nn.functional.alpha_dropout",
