@@ -74,6 +74,9 @@ from dtrain.ops.rearranging import (
     repeat_interleave, roll, rot90, row_stack, swapaxes, swapdims, tensor_split, tile, unflatten, unsafe_chunk,
     unsafe_split, vsplit, vstack,
 )  # fmt: skip
+from dtrain.ops.max_pooling import adaptive_max_pool1d_with_indices as adaptive_max_pool1d
+from dtrain.ops.max_pooling import max_pool1d, max_pool2d, max_pool3d
+from dtrain.ops.pooling import adaptive_avg_pool1d, avg_pool1d
 from dtrain.ops.scan import (
     cummax, cummin, cumprod, cumsum, cumulative_trapezoid, diff, logcumsumexp, trapezoid, trapz,
 )  # fmt: skip

@@ -27,23 +27,24 @@ from dtrain.backend.reference.norm import (
     layer_norm_grad,
 )
 from dtrain.backend.reference.pooling import (
-    adaptive_avg_pool2d,
-    adaptive_avg_pool2d_grad,
-    avg_pool2d,
-    avg_pool2d_grad,
-    max_pool2d,
-    max_pool2d_grad,
+    adaptive_avg_pool,
+    adaptive_avg_pool_grad,
+    avg_pool,
+    avg_pool_grad,
+    max_places,
+    max_pool,
+    max_pool_grad,
 )
 from dtrain.backend.reference.recurrent import gru, gru_grad, lstm, lstm_grad, rnn, rnn_grad
 from dtrain.backend.reference.table import dropout_mask, embedding_grad
 
 __all__ = [
-    "adaptive_avg_pool2d",
-    "adaptive_avg_pool2d_grad",
+    "adaptive_avg_pool",
+    "adaptive_avg_pool_grad",
     "attention",
     "attention_grad",
-    "avg_pool2d",
-    "avg_pool2d_grad",
+    "avg_pool",
+    "avg_pool_grad",
     "batch_norm",
     "batch_norm_grad",
     "batch_norm_grad_sums",
@@ -72,8 +73,9 @@ __all__ = [
     "log_softmax",
     "lstm",
     "lstm_grad",
-    "max_pool2d",
-    "max_pool2d_grad",
+    "max_places",
+    "max_pool",
+    "max_pool_grad",
     "ndtri",
     "polygamma",
     "rnn",

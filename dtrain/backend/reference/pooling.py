@@ -1,43 +1,56 @@
-"""Pooling of images."""
+"""Pooling of images of any number of dimensions."""
 
 from __future__ import annotations
 
 import math
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from dtrain.backend.reference.layout import Sizes, border, channels_last, every, windows
+from dtrain.backend.reference.layout import (
+    Sizes,
+    border,
+    channels_first,
+    channels_last,
+    every,
+    inside,
+    windows,
+)  # fmt: skip
 
 __all__ = [
-    "adaptive_avg_pool2d",
-    "adaptive_avg_pool2d_grad",
-    "avg_pool2d",
-    "avg_pool2d_grad",
-    "max_pool2d",
-    "max_pool2d_grad",
+    "adaptive_avg_pool",
+    "adaptive_avg_pool_grad",
+    "avg_pool",
+    "avg_pool_grad",
+    "max_places",
+    "max_pool",
+    "max_pool_grad",
 ]
 
 
-def max_pool2d(
+def max_pool(
     x: np.ndarray, out: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Maximum over windows. x: (N, C, H, W) -> y (N, C, *out), and which element of its window won.
+    """Maximum over windows. x: (N, C, *S) -> y (N, C, *out), and which element of its window won.
 
     The first of equal elements wins, but the last NaN, if there is any, as in PyTorch.
     """
-    xl = border(channels_last(x), out, kernel, stride, padding, dilation, -math.inf)
-    # The maximum of every row of a window, then the maximum of these: runs of memory stay long.
-    columns = [every(m * dilation[1], out[1], stride[1]) for m in range(kernel[1])]
-    rows = [every(k * dilation[0], out[0], stride[0]) for k in range(kernel[0])]
-    number = np.uint8 if kernel[0] * kernel[1] <= 256 else np.uint16
-    y, winner = _best([xl[:, :, c] for c in columns], [number(m) for m in range(kernel[1])])
-    y, winner = _best([y[:, r] for r in rows], [winner[:, r] + number(k * kernel[1]) for k, r in enumerate(rows)])
-    return y.transpose(0, 3, 1, 2), winner.transpose(0, 3, 1, 2)
+    lowest = -math.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+    y = border(channels_last(x), out, kernel, stride, padding, dilation, lowest)
+    number = np.min_scalar_type(prod(kernel) - 1).type
+    winner: Any = None
+    # The maximum of every row of a window, then the maximum of these, and so on: runs of memory stay long.
+    for d in reversed(range(len(out))):
+        steps = [(slice(None),) * (d + 1) + (every(k * dilation[d], out[d], stride[d]),) for k in range(kernel[d])]
+        first = [number(k * prod(kernel[d + 1 :])) for k in range(kernel[d])]
+        before = first if winner is None else [winner[s] + f for s, f in zip(steps, first, strict=True)]
+        y, winner = _best([y[s] for s in steps], before)
+    return channels_first(y), channels_first(winner)
 
 
 def _best(parts: list[np.ndarray], numbers: list[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """The elementwise maximum of the parts, and the number of the part that has it; numbers rise."""
+    """The elementwise maximum of the parts, and the number of the part that has it; numbers never fall."""
     y = np.array(parts[0])
     winner = np.zeros(y.shape, numbers[0].dtype) + numbers[0]
     for part, number in zip(parts[1:], numbers[1:], strict=True):
@@ -48,49 +61,72 @@ def _best(parts: list[np.ndarray], numbers: list[Any]) -> tuple[np.ndarray, np.n
     return y, winner
 
 
-def max_pool2d_grad(
+def max_pool_grad(
     g: np.ndarray,
     winner: np.ndarray,
-    shape: tuple[int, ...],
+    size: Sizes,
     kernel: Sizes,
     stride: Sizes,
     padding: Sizes,
     dilation: Sizes,
 ) -> np.ndarray:
-    """Gradient of max_pool2d with respect to its input of `shape`: g goes to the element that won."""
+    """Gradient of max_pool with respect to its input, of `size`: g goes to the element that won."""
     gl, wl = channels_last(g), channels_last(winner)
-    n, c, h, w = shape
-    out = gl.shape[1:3]
-    gx = border(np.zeros((n, h, w, c), g.dtype), out, kernel, stride, padding, dilation, 0.0)
+    out = gl.shape[1:-1]
+    gx = border(np.zeros((len(g), *size, g.shape[1]), g.dtype), out, kernel, stride, padding, dilation, 0.0)
     for k, part in enumerate(windows(gx, out, kernel, stride, dilation)):
         part += gl * (wl == k)
-    return gx[:, padding[0] : padding[0] + h, padding[1] : padding[1] + w].transpose(0, 3, 1, 2)
+    return channels_first(gx[inside(size, padding)])
 
 
-def avg_pool2d(
-    x: np.ndarray, out: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes, count: np.ndarray
-) -> np.ndarray:
-    """Sum over windows / count. x: (N, C, H, W), count: out -> (N, C, *out)"""
-    xl = border(channels_last(x), out, kernel, stride, padding, (1, 1), 0.0)
-    parts = windows(xl, out, kernel, stride, (1, 1))
+def max_places(x: np.ndarray, tables: list[np.ndarray]) -> np.ndarray:
+    """Where in its image the maximum of each window is. x: (N, C, *S) -> (N, C, *O), numbers below prod(S)
+
+    tables: for each dimension the rows of the image that lie in each window, (O, K) for all images or (N, C, O, K);
+    they never fall along K, and may repeat. Of equal elements the first wins, but the last NaN, as in `max_pool`.
+    """
+    y, where, below = x, np.zeros(1, np.int64), 1
+    for d in reversed(range(2, x.ndim)):
+        table = tables[d - 2]
+        images = table.shape[:-2] or (1, 1)
+        shape = (*images, *(table.shape[-2] if i == d else 1 for i in range(2, x.ndim)))
+        parts, numbers = [], []
+        for k in range(table.shape[-1]):
+            rows = table[..., k].reshape(shape)
+            parts.append(_taken(y, rows, d))
+            numbers.append(rows * below + (_taken(where, rows, d) if where.ndim > 1 else 0))
+        y, where = _best(parts, numbers)
+        below *= x.shape[d]
+    return where
+
+
+def _taken(x: np.ndarray, rows: np.ndarray, dim: int) -> np.ndarray:
+    """The rows of x along dim; rows has x's dimensions, of 1 where all are alike."""
+    return x.take(rows.reshape(-1), dim) if rows.size == rows.shape[dim] else np.take_along_axis(x, rows, dim)
+
+
+def avg_pool(x: np.ndarray, out: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes, count: np.ndarray) -> np.ndarray:
+    """Sum over windows / count. x: (N, C, *S), count: out -> (N, C, *out)"""
+    once = (1,) * len(out)
+    xl = border(channels_last(x), out, kernel, stride, padding, once, 0.0)
+    parts = windows(xl, out, kernel, stride, once)
     y = np.array(next(parts))
     for part in parts:
         y += part
-    y /= count[:, :, None].astype(x.dtype)
-    return y.transpose(0, 3, 1, 2)
+    y /= count[..., None].astype(x.dtype)
+    return channels_first(y)
 
 
-def avg_pool2d_grad(
-    g: np.ndarray, shape: tuple[int, ...], kernel: Sizes, stride: Sizes, padding: Sizes, count: np.ndarray
+def avg_pool_grad(
+    g: np.ndarray, size: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes, count: np.ndarray
 ) -> np.ndarray:
-    """Gradient of avg_pool2d with respect to its input of `shape`."""
-    share = channels_last(g) / count[:, :, None].astype(g.dtype)
-    n, c, h, w = shape
-    out = share.shape[1:3]
-    gx = border(np.zeros((n, h, w, c), g.dtype), out, kernel, stride, padding, (1, 1), 0.0)
-    for part in windows(gx, out, kernel, stride, (1, 1)):
+    """Gradient of avg_pool with respect to its input, of `size`."""
+    share = channels_last(g) / count[..., None].astype(g.dtype)
+    out, once = share.shape[1:-1], (1,) * len(size)
+    gx = border(np.zeros((len(g), *size, g.shape[1]), g.dtype), out, kernel, stride, padding, once, 0.0)
+    for part in windows(gx, out, kernel, stride, once):
         part += share
-    return gx[:, padding[0] : padding[0] + h, padding[1] : padding[1] + w].transpose(0, 3, 1, 2)
+    return channels_first(gx[inside(size, padding)])
 
 
 def _bins(size: int, out: int) -> np.ndarray:
@@ -102,13 +138,24 @@ def _bins(size: int, out: int) -> np.ndarray:
     return matrix
 
 
-def adaptive_avg_pool2d(x: np.ndarray, out: Sizes) -> np.ndarray:
-    """Mean over out[0] x out[1] bins that cover the image. x: (N, C, H, W) -> (N, C, *out)"""
-    rows, columns = (_bins(size, o).astype(x.dtype) for size, o in zip(x.shape[2:], out, strict=True))
-    return rows @ x @ columns.T
+def adaptive_avg_pool(x: np.ndarray, out: Sizes) -> np.ndarray:
+    """Mean over out bins that cover the image. x: (N, C, *S) -> (N, C, *out)"""
+    return _along_each(x, [_bins(n, o).astype(x.dtype) for n, o in zip(x.shape[2:], out, strict=True)])
 
 
-def adaptive_avg_pool2d_grad(g: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Gradient of adaptive_avg_pool2d with respect to its input of `shape`."""
-    rows, columns = (_bins(size, o).astype(g.dtype) for size, o in zip(shape[2:], g.shape[2:], strict=True))
-    return rows.T @ g @ columns
+def adaptive_avg_pool_grad(g: np.ndarray, size: Sizes) -> np.ndarray:
+    """Gradient of adaptive_avg_pool with respect to its input, of `size`."""
+    return _along_each(g, [_bins(n, o).astype(g.dtype).T for n, o in zip(size, g.shape[2:], strict=True)])
+
+
+def _along_each(x: np.ndarray, matrices: list[np.ndarray]) -> np.ndarray:
+    """x with each dimension of its images multiplied by its matrix (to, from)."""
+    for d, matrix in enumerate(matrices, 2):
+        shape = (*x.shape[:d], len(matrix), *x.shape[d + 1 :])
+        if d == x.ndim - 1:
+            x = x @ matrix.T
+        elif d == x.ndim - 2:
+            x = matrix @ x
+        else:
+            x = (matrix @ x.reshape(*x.shape[: d + 1], prod(x.shape[d + 1 :]))).reshape(shape)
+    return x
