@@ -24,7 +24,8 @@ __all__ = [
 @op
 def take_flat(x: Any, where: Array) -> Any:
     """x.reshape(-1)[where]: the elements at `where`, in its shape."""
-    return plain(x).reshape(-1)[where], lambda g: spread.raw(g, where, x.shape)
+    shape = x.shape  # the pullbacks of this file keep no array of values
+    return plain(x).reshape(-1)[where], lambda g: spread.raw(g, where, shape)
 
 
 @op
@@ -50,7 +51,8 @@ def place(x: Any, source: Any, where: Array) -> Any:
 @op
 def slice_of(x: Any, key: Any) -> Any:
     """x[key] for slices, numbers or a mask: no element is taken twice. Without a copy for slices."""
-    return plain(x)[key], lambda g: unslice.raw(g, key, x.shape)
+    shape = x.shape
+    return plain(x)[key], lambda g: unslice.raw(g, key, shape)
 
 
 @op
@@ -65,7 +67,8 @@ def unslice(g: Any, key: Any, shape: tuple[int, ...]) -> Any:
 @op
 def rows(x: Any, index: Array, dim: int) -> Any:
     """The slices of x along dim at `index`, a vector of numbers from 0."""
-    return plain(x).take(index, dim), lambda g: spread_rows.raw(g, index, dim, x.shape[dim])
+    size = x.shape[dim]
+    return plain(x).take(index, dim), lambda g: spread_rows.raw(g, index, dim, size)
 
 
 @op

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -161,3 +162,15 @@ def t(*shape: int) -> Tensor:
 def test_errors(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_pooled_images_are_freed():
+    """Of a sliding maximum's input only the shape is kept for the backward pass."""
+    for indices in (False, True):
+        x = Tensor(np.ones((1, 1, 4, 4)), True)
+        y = x * 2
+        freed = weakref.ref(y.array)
+        z = F.max_pool2d(y, 2, return_indices=indices)
+        del y
+        assert freed() is None
+        assert (z[0] if indices else z).requires_grad
