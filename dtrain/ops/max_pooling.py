@@ -14,7 +14,7 @@ import numpy as np
 
 from dtrain.autograd import Tensor, op
 from dtrain.backend import Array, backend_of
-from dtrain.ops.draws import next_draw
+from dtrain.ops.draws import drawn_dtype, next_draw
 from dtrain.ops.dtypes import only_floats
 from dtrain.ops.geometry import Sizes, Windows, adaptive_size, batched, numbers, unbatched, windows_on
 from dtrain.ops.positions import checked_index, place, take_flat
@@ -222,7 +222,7 @@ def _fractional_max_pool(
     if any(o + k - 1 > n for n, o, k in zip(size, out, kernel, strict=True)):
         raise ValueError(f"{name}: {out} regions of {kernel} do not fit into images of {size}; use less of either")
     if samples is None:
-        u = next_draw().random((*x.shape[:2], dims)).astype(x.dtype)
+        u = next_draw().random((*x.shape[:2], dims), drawn_dtype(x)).astype(x.dtype)
     else:
         u = samples.array if isinstance(samples, Tensor) else np.asarray(samples)
     if u.ndim != 3 or u.shape[0] < x.shape[0] or u.shape[1:] != (x.shape[1], dims):
