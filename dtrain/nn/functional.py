@@ -36,6 +36,7 @@ from dtrain.ops.conv import (
 from dtrain.ops.counting import (
     one_hot,
 )  # fmt: skip
+from dtrain.ops.ctc import ctc_loss
 from dtrain.ops.distances import (
     cdist,
     cosine_similarity,
@@ -153,6 +154,7 @@ __all__ = [
     "cosine_embedding_loss",
     "cosine_similarity",
     "cross_entropy",
+    "ctc_loss",
     "dropout",
     "dropout1d",
     "dropout2d",

@@ -7,6 +7,7 @@ from typing import Any
 
 from dtrain.autograd import Tensor
 from dtrain.nn.module import Module
+from dtrain.ops.ctc import ctc_loss
 from dtrain.ops.loss import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 from dtrain.ops.margin_loss import (
     cosine_embedding_loss,
@@ -31,7 +32,7 @@ from dtrain.ops.pointwise_loss import (
 )  # fmt: skip
 
 __all__ = [
-    "BCELoss", "BCEWithLogitsLoss", "CosineEmbeddingLoss", "CrossEntropyLoss", "GaussianNLLLoss",
+    "BCELoss", "BCEWithLogitsLoss", "CTCLoss", "CosineEmbeddingLoss", "CrossEntropyLoss", "GaussianNLLLoss",
     "HingeEmbeddingLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "MarginRankingLoss",
     "MultiLabelMarginLoss", "MultiLabelSoftMarginLoss", "MultiMarginLoss", "NLLLoss", "PoissonNLLLoss",
     "SmoothL1Loss", "SoftMarginLoss", "TripletMarginLoss", "TripletMarginWithDistanceLoss",
@@ -59,6 +60,22 @@ class CrossEntropyLoss(Module):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return cross_entropy(input, target, self.weight, self.ignore_index, self.reduction, self.label_smoothing)
+
+
+class CTCLoss(Module):
+    """-log of the probability of the targets over all alignments.  log_probs (T, N, C), targets (N, S) -> ()
+
+    See `F.ctc_loss`: lengths in frames and labels, blank, zero_infinity, errors.
+    """
+
+    def __init__(self, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False) -> None:
+        super().__init__()
+        self.blank, self.reduction, self.zero_infinity = blank, reduction, zero_infinity
+
+    def forward(self, log_probs: Tensor, targets: Tensor, input_lengths: Any, target_lengths: Any) -> Tensor:
+        return ctc_loss(
+            log_probs, targets, input_lengths, target_lengths, self.blank, self.reduction, self.zero_infinity
+        )
 
 
 class MSELoss(Module):

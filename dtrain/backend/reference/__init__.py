@@ -14,6 +14,7 @@ from dtrain.backend.reference.conv import (
     convolution_data_grad,
     convolution_weight_grad,
 )
+from dtrain.backend.reference.ctc import ctc, ctc_grad
 from dtrain.backend.reference.elementwise import erf, gelu
 from dtrain.backend.reference.error_function import erfc, erfcx, erfinv, log_ndtr, ndtri
 from dtrain.backend.reference.gamma import digamma, lgamma, polygamma, zeta
@@ -56,6 +57,8 @@ __all__ = [
     "convolution_weight_grad",
     "cross_entropy",
     "cross_entropy_grad",
+    "ctc",
+    "ctc_grad",
     "digamma",
     "dropout_mask",
     "embedding_grad",
