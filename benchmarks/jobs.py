@@ -15,15 +15,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from workloads import WORKLOADS, Workload
 
 from launch.runtime import find_mpirun, mpirun_family, settings
 
-__all__ = ["LIBRARIES", "Job", "time_together"]
+__all__ = ["LIBRARIES", "MODES", "Job", "time_together"]
 
 LIBRARIES = {"dtrain": "dtrain", "torch": "PyTorch"}
+#: PyTorch's ways to run a model, and what they are called.
+MODES = {"torch": "eager", "torch-channels-last": "channels last", "torch-compile": "compiled"}
 WARM_UP = 5
 
 
@@ -31,7 +34,10 @@ class Job:
     """`ranks` processes, one thread each, that train one model of `workload` on batches of their own.
 
     At one rank it is the plain module, at more the module in DistributedDataParallel: over MPI for dtrain, over gloo
-    for PyTorch. A context manager; raises RuntimeError, with what they printed, where its processes end by themselves.
+    for PyTorch. library: "dtrain", or one of MODES. A context manager; raises RuntimeError, with what they printed,
+    where its processes end by themselves.
+
+    peak: MiB that a process of it took at most beyond what it had before it made its model, known from `finish` on.
     """
 
     def __init__(self, library: str, workload: str, ranks: int = 1) -> None:
@@ -53,7 +59,7 @@ class Job:
             subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=self.output, stderr=self.output)
             for command, env in commands
         ]
-        self.ranks, self.connections = ranks, []
+        self.ranks, self.connections, self.peak = ranks, [], 0.0
 
     def __enter__(self) -> Job:
         return self
@@ -85,10 +91,11 @@ class Job:
 
     def finish(self) -> float:
         """The median of a step in milliseconds, averaged over ranks, once all of them have made what `start` wanted."""
-        lines = [connection.readline() for connection in self.connections]
+        lines = [connection.readline().split() for connection in self.connections]
         if not all(lines):
             self._fail()
-        return statistics.mean(map(float, lines))
+        self.peak = max(float(line[1]) for line in lines)
+        return statistics.mean(float(line[0]) for line in lines)
 
     def _fail(self) -> None:
         self.output.seek(0)
@@ -107,7 +114,13 @@ def time_together(jobs: list[Job], steps: int) -> float:
 
 def main() -> None:
     folder, library, name = sys.argv[1:]
-    step, finish = (dtrain_step if library == "dtrain" else torch_step)(WORKLOADS[name], folder)
+    workload = WORKLOADS[name]
+    if library == "dtrain":
+        import dtrain  # noqa: F401
+    else:
+        import torch  # noqa: F401
+    before = memory("VmRSS")
+    step, finish = dtrain_step(workload) if library == "dtrain" else torch_step(workload, library, folder)
     for _ in range(WARM_UP):
         step()
     with socket.socket(socket.AF_UNIX) as connection:
@@ -120,12 +133,18 @@ def main() -> None:
                     start = time.perf_counter()
                     step()
                     times.append((time.perf_counter() - start) * 1e3)
-                file.write(f"{statistics.median(times)}\n")
+                file.write(f"{statistics.median(times)} {memory('VmHWM') - before}\n")
                 file.flush()
     finish()
 
 
-def dtrain_step(workload: Workload, folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
+def memory(name: str) -> float:
+    """MiB of this process: "VmRSS" what it has, "VmHWM" what it has had at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
+
+
+def dtrain_step(workload: Workload) -> tuple[Callable[[], None], Callable[[], None]]:
     import dtrain
     import launch
 
@@ -136,13 +155,18 @@ def dtrain_step(workload: Workload, folder: str) -> tuple[Callable[[], None], Ca
     return workload.stepper(dtrain, model), job.comm.close
 
 
-def torch_step(workload: Workload, folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
+def torch_step(workload: Workload, mode: str, folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
     import torch
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    model = workload.make(torch.nn)
+    model, options = workload.make(torch.nn), {"fused": True} if workload.text else {}
+    if mode == "torch-channels-last":
+        model = model.to(memory_format=torch.channels_last)
+        options["memory_format"] = torch.channels_last
+    if mode == "torch-compile":
+        model = torch.compile(model)
     if ranks > 1:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=ranks)
@@ -153,7 +177,7 @@ def torch_step(workload: Workload, folder: str) -> tuple[Callable[[], None], Cal
             torch.distributed.barrier()
             os._exit(0)  # gloo's threads sometimes end a process with "terminate called" on the ordinary way out
 
-    return workload.stepper(torch, model, **({"fused": True} if workload.text else {})), finish
+    return workload.stepper(torch, model, **options), finish
 
 
 if __name__ == "__main__":

@@ -96,6 +96,22 @@ def gpt(nn: Any, width: int = 256, heads: int = 8, layers: int = 6) -> Any:
     return GPT()
 
 
+def lstm(nn: Any, embedded: int = 128, hidden: int = 256) -> Any:
+    """Two layers of LSTM over characters; 1.0 M parameters."""
+
+    class CharLSTM(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.characters = nn.Embedding(VOCABULARY, embedded)
+            self.lstm = nn.LSTM(embedded, hidden, 2, batch_first=True)
+            self.head = nn.Linear(hidden, VOCABULARY)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.lstm(self.characters(x))[0])
+
+    return CharLSTM()
+
+
 @dataclass(frozen=True)
 class Workload:
     """make(nn) -> model; shape: of a rank's batch; steps: how many make a measurement of a second or so.
@@ -126,10 +142,15 @@ class Workload:
         scores, labels = model(x), y.reshape(-1)
         return library.nn.functional.cross_entropy(scores.reshape(len(labels), -1), labels)
 
-    def stepper(self, library: Any, model: Any, **options: Any) -> Callable[[], None]:
-        """A function that makes one step: zero_grad, forward, cross-entropy, backward, the optimizer's step."""
+    def stepper(self, library: Any, model: Any, memory_format: Any = None, **options: Any) -> Callable[[], None]:
+        """A function that makes one step: zero_grad, forward, cross-entropy, backward, the optimizer's step.
+
+        memory_format: what PyTorch makes the batch's layout; options: of its optimizer.
+        """
         optimizer = self.optimizer(library.optim, model.parameters(), **options)
         x, y = map(library.from_numpy, self.batch())
+        if memory_format is not None:
+            x = x.to(memory_format=memory_format)
 
         def step() -> None:
             optimizer.zero_grad()
@@ -145,4 +166,5 @@ WORKLOADS = {
     "cnn": Workload(cnn, (64, 1, 28, 28), 20),
     "resnet18": Workload(resnet18, (32, 3, 32, 32), 3),
     "gpt": Workload(gpt, (8, CONTEXT), 5, text=True),
+    "lstm": Workload(lstm, (32, 64), 10, text=True),
 }

@@ -265,7 +265,7 @@ def _count_consumers(start: Node, stops: set[int], between: set[int] | None) -> 
                 f"backward went through op '{node.op}' a second time, but its saved values were "
                 "freed the first time; call backward(retain_graph=True) the first time"
             )
-        if node.time < writes.now:
+        if node.time < writes.now and node.pullbacks:
             check_unspoiled(node)
         for parent in node.parents:
             if parent.__class__ is Node and (between is None or id(parent) in between):

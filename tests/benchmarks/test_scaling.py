@@ -28,6 +28,22 @@ def test_scaling_measures_each_way_in_each_library(tmp_path: Path, torch: Any) -
     assert "tiny" in done.stdout
 
 
+def test_step_time_compares_with_the_fastest_mode(tmp_path: Path, torch: Any) -> None:
+    result = tmp_path / "step_time.json"
+    command = [sys.executable, str(ROOT / "benchmarks/step_time.py"), "tiny", "cnn", "--rounds", "1"]
+    modes = ["--modes", "torch", "torch-channels-last"]
+    done = subprocess.run(
+        [*command, *modes, "--json", str(result)], env=environment(), capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    tiny, cnn, cost = json.loads(result.read_text())["rows"]
+    assert list(tiny["torch_ms"]) == ["torch"] and list(cnn["torch_ms"]) == ["torch", "torch-channels-last"]
+    assert cnn["ratio"] == pytest.approx(cnn["dtrain_ms"] / min(cnn["torch_ms"].values()))
+    batch = 2 * 32 * (64 * 32 + 32 * 10)  # multiplications and additions of the products of a forward pass
+    assert tiny["gflops"] * tiny["dtrain_ms"] * 1e6 == pytest.approx(3 * batch - 2 * 32 * 64 * 32)  # none for the input
+    assert all(cost["op_cost_us"].values()) and "Python's cost of an op" in done.stdout
+
+
 def test_a_job_that_ends_by_itself_says_why() -> None:
     from jobs import Job
 
