@@ -11,7 +11,7 @@ import pytest
 import dtrain
 from dtrain import nn
 
-PARAMETERS = {"tiny": 2_410, "mlp": 669_706, "cnn": 421_834, "resnet18": 11_173_962, "gpt": 4_820_992}
+PARAMETERS = {"tiny": 2_410, "mlp": 669_706, "cnn": 421_834, "resnet18": 11_173_962, "gpt": 4_820_992, "lstm": 958560}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
