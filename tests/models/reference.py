@@ -52,17 +52,21 @@ def random_state(model: Any, seed: int = 0) -> dict[str, np.ndarray]:
             state[name] = (scale + 0.1 * rng.standard_normal(shape)).astype(np.float32)
         else:
             drawn = rng.standard_normal(min(value.numel(), 999_983)).astype(np.float32)
-            state[name] = np.resize(drawn, shape) / np.sqrt(np.prod(shape[1:]) / 2).astype(np.float32)
+            state[name] = np.resize(drawn / np.sqrt(np.prod(shape[1:]) / 2).astype(np.float32), shape)
     return state
 
 
 def set_random(ours: Any, theirs: Any) -> None:
-    """Give both models the same random weights: PyTorch's state dict fits dtrain's model, name by name."""
+    """Give both models the same random weights: PyTorch's state dict fits dtrain's model, name by name.
+
+    A model on PyTorch's meta device keeps the arrays themselves, which saves the memory of a copy.
+    """
     import torch
 
     state = random_state(theirs)
-    theirs.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
     ours.load_state_dict(state)
+    meta = any(p.is_meta for p in theirs.parameters())
+    theirs.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()}, assign=meta)
     assert list(ours.state_dict()) == list(state)
 
 
