@@ -22,7 +22,7 @@ import builtins
 import numpy as _np
 
 from dtrain import autograd, checkpoint, comm, data, hub, linalg, metrics, models, nn, optim, parallel, special, utils
-from dtrain.autograd import Tensor, device, enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from dtrain.autograd import Tensor, device, enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from dtrain.backend.random import manual_seed
 from dtrain.hub.serialization import load, save
 from dtrain.ops.activation import relu, sigmoid, softmax, tanh
@@ -77,6 +77,10 @@ from dtrain.ops.rearranging import (
 from dtrain.ops.max_pooling import adaptive_max_pool1d_with_indices as adaptive_max_pool1d
 from dtrain.ops.max_pooling import max_pool1d, max_pool2d, max_pool3d
 from dtrain.ops.pooling import adaptive_avg_pool1d, avg_pool1d
+from dtrain.ops.properties import (
+    can_cast, finfo, get_default_dtype, iinfo, is_complex, is_floating_point, is_nonzero, is_same_size, is_signed,
+    numel, promote_types, result_type,
+)  # fmt: skip
 from dtrain.ops.scan import (
     cummax, cummin, cumprod, cumsum, cumulative_trapezoid, diff, logcumsumexp, trapezoid, trapz,
 )  # fmt: skip
@@ -111,6 +115,8 @@ int16 = short = _np.dtype(_np.int16)
 int32 = int = _np.dtype(_np.int32)
 int64 = long = _np.dtype(_np.int64)
 bool = _np.dtype(_np.bool_)
+e, inf, nan, newaxis, pi = _np.e, _np.inf, _np.nan, None, _np.pi
+Size = tuple
 
 
 def is_tensor(x: object) -> builtins.bool:

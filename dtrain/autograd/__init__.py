@@ -5,10 +5,10 @@ from), `op.py` (how a function of arrays becomes a function of Tensors), `graph.
 """
 
 from dtrain.autograd import functional
-from dtrain.autograd.check import check_grads
+from dtrain.autograd.check import check_grads, gradcheck, gradgradcheck
 from dtrain.autograd.function import Function
 from dtrain.autograd.graph import backward, grad
-from dtrain.autograd.mode import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from dtrain.autograd.mode import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from dtrain.autograd.op import Joint, op
 from dtrain.autograd.recorded import Recorded
 from dtrain.autograd.tensor import Tensor, device
@@ -27,6 +27,9 @@ __all__ = [
     "enable_grad",
     "functional",
     "grad",
+    "gradcheck",
+    "gradgradcheck",
+    "inference_mode",
     "is_grad_enabled",
     "mark_written",
     "no_grad",

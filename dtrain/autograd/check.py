@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd.graph import backward
-from dtrain.autograd.mode import no_grad
+from dtrain.autograd.graph import backward, grad
+from dtrain.autograd.mode import enable_grad, no_grad
 from dtrain.autograd.tensor import Tensor
 
-__all__ = ["check_grads"]
+__all__ = ["check_grads", "gradcheck", "gradgradcheck"]
 
 
 def check_grads(
@@ -57,6 +57,39 @@ def check_grads(
                     f"argument {position}, element {index}: the gradient is {got[index]:.10g}, "
                     f"finite differences give {want:.10g}"
                 )
+
+
+def gradcheck(
+    func: Callable[..., Any],
+    inputs: Any,
+    *,
+    eps: float = 1e-6,
+    atol: float = 1e-5,
+    rtol: float = 1e-3,
+    raise_exception: bool = True,
+) -> bool:
+    """PyTorch's name for `check_grads(func, *inputs)`: True, or AssertionError (False without raise_exception)."""
+    args = tuple(inputs) if isinstance(inputs, (list, tuple)) else (inputs,)
+    try:
+        check_grads(func, *args, eps=eps, rtol=rtol, atol=atol)
+    except AssertionError:
+        if raise_exception:
+            raise
+        return False
+    return True
+
+
+def gradgradcheck(func: Callable[..., Any], inputs: Any, **options: Any) -> bool:
+    """`gradcheck` of the gradients of func: of the sums of its outputs' squares, so that every second one counts."""
+    args = tuple(inputs) if isinstance(inputs, (list, tuple)) else (inputs,)
+
+    def gradients(*given: Any) -> Any:
+        with enable_grad():
+            wanted = [a if a.requires_grad else a.requires_grad_() for a in given if _checked(a)]
+            total = sum((o * o).sum() for o in _outputs(func(*given)) if o.requires_grad)
+            return grad(total, wanted, create_graph=True, materialize_grads=True)
+
+    return gradcheck(gradients, args, **options)
 
 
 def _checked(a: Any) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
 
-__all__ = ["enable_grad", "is_grad_enabled", "mode", "no_grad", "set_grad_enabled"]
+__all__ = ["enable_grad", "inference_mode", "is_grad_enabled", "mode", "no_grad", "set_grad_enabled"]
 
 
 class _Mode(threading.local):
@@ -73,6 +73,17 @@ class enable_grad(_Scope):  # noqa: N801
     """`with enable_grad():` inside `no_grad`: operations are recorded again."""
 
     enabled = True
+
+
+class inference_mode(_Scope):  # noqa: N801
+    """`no_grad` under PyTorch's other name; with mode=False nothing changes."""
+
+    def __new__(cls, mode: Any = True) -> Any:
+        return _decorate(mode, False) if callable(mode) else object.__new__(cls)
+
+    def __init__(self, mode: bool = True) -> None:
+        super().__init__()
+        self.enabled = not mode and is_grad_enabled()
 
 
 def _decorate(function: Callable[..., Any], enabled: bool) -> Callable[..., Any]:

@@ -56,6 +56,7 @@ from dtrain.ops.embedding import embedding
 from dtrain.ops.folding import fold, unfold
 from dtrain.ops.grids import affine_grid, grid_sample
 from dtrain.ops.group_norm import group_norm, instance_norm, local_response_norm, rms_norm
+from dtrain.ops.in_place import celu_, elu_, hardtanh_, leaky_relu_, relu_, selu_, threshold_
 from dtrain.ops.linear import bilinear, linear
 from dtrain.ops.loss import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 from dtrain.ops.margin_loss import (
@@ -144,6 +145,7 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "cdist",
     "celu",
+    "celu_",
     "channel_shuffle",
     "conv1d",
     "conv2d",
@@ -160,6 +162,7 @@ __all__ = [
     "dropout2d",
     "dropout3d",
     "elu",
+    "elu_",
     "embedding",
     "feature_alpha_dropout",
     "fold",
@@ -175,6 +178,7 @@ __all__ = [
     "hardsigmoid",
     "hardswish",
     "hardtanh",
+    "hardtanh_",
     "hinge_embedding_loss",
     "huber_loss",
     "instance_norm",
@@ -183,6 +187,7 @@ __all__ = [
     "l1_loss",
     "layer_norm",
     "leaky_relu",
+    "leaky_relu_",
     "linear",
     "local_response_norm",
     "log_softmax",
@@ -215,10 +220,12 @@ __all__ = [
     "prelu",
     "relu",
     "relu6",
+    "relu_",
     "rms_norm",
     "rrelu",
     "scaled_dot_product_attention",
     "selu",
+    "selu_",
     "sigmoid",
     "silu",
     "smooth_l1_loss",
@@ -231,6 +238,7 @@ __all__ = [
     "tanh",
     "tanhshrink",
     "threshold",
+    "threshold_",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
     "unfold",

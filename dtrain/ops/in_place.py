@@ -19,8 +19,10 @@ import numpy as np
 from dtrain.autograd import Tensor, is_grad_enabled, mark_written, op
 from dtrain.backend import Array
 from dtrain.ops import (
+    activation,
     arithmetic,
     methods,  # noqa: F401  (binds the methods that are here made in-place ones)
+    piecewise,
     shape,
 )
 from dtrain.ops.draws import next_draw
@@ -28,7 +30,9 @@ from dtrain.ops.dtypes import plain, unbroadcast
 from dtrain.ops.indexing import raw_key
 from dtrain.ops.positions import slice_of, take_flat
 
-__all__ = ["VIEWS", "put_at"]
+__all__ = [
+    "VIEWS", "celu_", "elu_", "hardtanh_", "leaky_relu_", "put_at", "relu_", "selu_", "threshold_",
+]  # fmt: skip
 
 #: The ops whose result shares memory with their first input.
 VIEWS = frozenset((
@@ -145,6 +149,24 @@ _METHODS = (
 )
 for name in _METHODS.split():
     setattr(Tensor, f"{name}_", _of_method(name))
+
+
+def _of_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    def in_place(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: A002
+        _check_leaf(input, in_place.__name__)
+        return _become(input, function(input, *args, **kwargs), in_place.__name__)
+
+    in_place.__name__, in_place.__doc__ = f"{function.__name__}_", f"`{function.__name__}` in place."
+    return in_place
+
+
+celu_, elu_, hardtanh_, leaky_relu_, relu_, selu_, threshold_ = map(
+    _of_function,
+    (
+        activation.celu, activation.elu, piecewise.hardtanh, piecewise.leaky_relu, activation.relu, activation.selu,
+        piecewise.threshold,
+    ),
+)  # fmt: skip
 
 
 def _of_ufunc(name: str, ufunc: Callable[..., Any]) -> Callable[..., Any]:

@@ -151,3 +151,12 @@ def test_views_are_named():
                 found.add(result.grad_fn.op.partition("[")[0])
     assert found - VIEWS == set()
     assert {"_reshape", "_permute", "slice_of"} <= found
+
+
+@pytest.mark.parametrize("name", ["celu_", "elu_", "hardtanh_", "leaky_relu_", "relu_", "selu_"])
+def test_functional_forms(name):
+    x = dtrain.tensor(A)
+    y = x.clone()
+    assert getattr(nn.functional, name)(y) is y
+    np.testing.assert_array_equal(y.numpy(), getattr(nn.functional, name[:-1])(x).numpy())
+    assert nn.functional.threshold_(dtrain.tensor([1.0, 3.0]), 2, -1).tolist() == [-1, 3]
