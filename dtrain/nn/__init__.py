@@ -32,6 +32,7 @@ from dtrain.nn.activation import (
     Tanhshrink,
     Threshold,
 )  # fmt: skip
+from dtrain.nn.adaptive import AdaptiveLogSoftmaxWithLoss
 from dtrain.nn.attention import MultiheadAttention
 from dtrain.nn.containers import ModuleDict, ModuleList, Sequential
 from dtrain.nn.conv import (
@@ -54,9 +55,10 @@ from dtrain.nn.dropout import (
     Dropout3d,
     FeatureAlphaDropout,
 )  # fmt: skip
-from dtrain.nn.embedding import Embedding
+from dtrain.nn.embedding import Embedding, EmbeddingBag
 from dtrain.nn.flatten import Flatten, Unflatten
 from dtrain.nn.group_norm import (
+    CrossMapLRN2d,
     GroupNorm,
     InstanceNorm1d,
     InstanceNorm2d,
@@ -156,6 +158,7 @@ __all__ = [
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveAvgPool3d",
+    "AdaptiveLogSoftmaxWithLoss",
     "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
     "AdaptiveMaxPool3d",
@@ -171,6 +174,7 @@ __all__ = [
     "Bilinear",
     "Buffer",
     "CELU",
+    "CTCLoss",
     "ChannelShuffle",
     "CircularPad1d",
     "CircularPad2d",
@@ -184,16 +188,17 @@ __all__ = [
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
-    "CTCLoss",
     "CosineEmbeddingLoss",
     "CosineSimilarity",
     "CrossEntropyLoss",
+    "CrossMapLRN2d",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
     "ELU",
     "Embedding",
+    "EmbeddingBag",
     "FeatureAlphaDropout",
     "Flatten",
     "Fold",

@@ -53,6 +53,7 @@ from dtrain.ops.dropout import (
     feature_alpha_dropout,
 )  # fmt: skip
 from dtrain.ops.embedding import embedding
+from dtrain.ops.embedding_bag import embedding_bag
 from dtrain.ops.folding import fold, unfold
 from dtrain.ops.grids import affine_grid, grid_sample
 from dtrain.ops.group_norm import group_norm, instance_norm, local_response_norm, rms_norm
@@ -164,6 +165,7 @@ __all__ = [
     "elu",
     "elu_",
     "embedding",
+    "embedding_bag",
     "feature_alpha_dropout",
     "fold",
     "fractional_max_pool2d",

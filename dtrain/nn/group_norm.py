@@ -15,7 +15,7 @@ from dtrain.ops.group_norm import group_norm, instance_norm, local_response_norm
 from dtrain.ops.shape import squeeze, unsqueeze
 
 __all__ = [
-    "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "LocalResponseNorm", "RMSNorm",
+    "CrossMapLRN2d", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "LocalResponseNorm", "RMSNorm",
 ]  # fmt: skip
 
 
@@ -48,7 +48,10 @@ class GroupNorm(Module):
         return group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+        return (
+            f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, "
+            f"bias={self.bias is not None}"
+        )
 
 
 class _InstanceNorm(Module):
@@ -95,7 +98,7 @@ class _InstanceNorm(Module):
     def extra_repr(self) -> str:
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"track_running_stats={self.track_running_stats}"
+            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
         )
 
 
@@ -159,3 +162,21 @@ class LocalResponseNorm(Module):
 
     def extra_repr(self) -> str:
         return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
+
+
+class CrossMapLRN2d(LocalResponseNorm):
+    """x / (k + alpha / size * sum of x^2 over neighbouring channels)^beta.  (N, C, H, W) -> the same
+
+    The neighbours are (size - 1) // 2 channels on either side: for an odd size that is LocalResponseNorm. (PyTorch's
+    code counts the first channel as a neighbour of all that follow, which its documentation does not say; here it is
+    not.) Raises ValueError for inputs of another number of dimensions.
+    """
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1) -> None:
+        super().__init__(size, alpha, beta, k)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.ndim != 4:
+            raise ValueError(f"CrossMapLRN2d takes inputs of shape (N, C, H, W), got {input.shape}")
+        wide = 2 * ((self.size - 1) // 2) + 1
+        return local_response_norm(input, wide, self.alpha * wide / self.size, self.beta, self.k)
