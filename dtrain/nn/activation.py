@@ -112,7 +112,7 @@ class Hardshrink(Module):
         return hardshrink(input, self.lambd)
 
     def extra_repr(self) -> str:
-        return f"lambd={self.lambd!r}"
+        return f"{self.lambd!r}"
 
 
 class Hardsigmoid(Module):
@@ -279,7 +279,7 @@ class Softshrink(Module):
         return softshrink(input, self.lambd)
 
     def extra_repr(self) -> str:
-        return f"lambd={self.lambd!r}"
+        return f"{self.lambd!r}"
 
 
 class Softsign(Module):

@@ -84,10 +84,16 @@ class _Conv(Module):
         return [n for t in reversed(total) for n in (t // 2, t - t // 2)]
 
     def extra_repr(self) -> str:
-        return (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"padding={self.padding}, groups={self.groups}, bias={self.bias is not None}"
-        )
+        d = self.dimensions
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        usual = {
+            "padding": (0,) * d, "dilation": (1,) * d, "output_padding": (0,) * d, "groups": 1, "bias": True,
+            "padding_mode": "zeros",
+        }  # fmt: skip
+        for name, value in usual.items():
+            given = self.bias is not None if name == "bias" else getattr(self, name)
+            text += "" if given == value else f", {name}={given}"
+        return text
 
 
 class _Forward(_Conv):

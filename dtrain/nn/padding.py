@@ -32,7 +32,7 @@ class _Pad(Module):
         return pad(input, self.padding, self.mode, self.value)
 
     def extra_repr(self) -> str:
-        return f"{self.padding}"
+        return f"padding={self.padding}, value={self.value}" if "value" in self.__dict__ else f"{self.padding}"
 
 
 class ZeroPad1d(_Pad):

@@ -29,8 +29,12 @@ def batch_norm(
     Ioffe and Szegedy, arXiv:1502.03167. In training (or without running statistics) mean and the
     biased var are those of the input, and running = (1 - momentum) * running + momentum * statistic
     is written in place, with the unbiased var. An input without samples leaves the statistics alone.
-    Raises ValueError where training sees a single value per channel, which has no variance.
+    Raises ValueError where training sees a single value per channel, which has no variance, and for eps <= 0.
     """
+    if eps <= 0:
+        raise ValueError(f"batch_norm: eps must be positive, got {eps}")
+    if input.ndim == 1 and not input.numel():
+        return input  # PyTorch takes this, too
     _check_channels(input, weight, bias, running_mean, running_var)
     count = input.array.size // input.shape[1] if input.shape[1] else 0
     if training and count == 1:
