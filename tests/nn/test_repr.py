@@ -9,7 +9,7 @@ import pytest
 
 from dtrain import nn
 
-# By the first letters of the name.
+# By the first letters of the name. Pooling layers print fewer of their arguments than PyTorch's, and as given.
 OTHERS = {
     "Lazy": "not provided",
     "LinearCrossEntropyLoss": "not provided",
