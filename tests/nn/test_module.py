@@ -193,7 +193,7 @@ def test_repr():
         "  (0): Linear(in_features=2, out_features=3, bias=True)",
         "  (1): Sequential(",
         "    (0): ReLU()",
-        "    (1): Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), groups=1, bias=True)",
+        "    (1): Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))",
         "  )",
         ")",
     ]
