@@ -21,7 +21,22 @@ import builtins
 
 import numpy as _np
 
-from dtrain import autograd, checkpoint, comm, data, hub, linalg, metrics, models, nn, optim, parallel, special, utils
+from dtrain import (
+    autograd,
+    checkpoint,
+    comm,
+    data,
+    func,
+    hub,
+    linalg,
+    metrics,
+    models,
+    nn,
+    optim,
+    parallel,
+    special,
+    utils,
+)
 from dtrain.autograd import Tensor, device, enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from dtrain.backend.random import manual_seed
 from dtrain.hub.serialization import load, save

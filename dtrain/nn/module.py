@@ -355,4 +355,9 @@ class Module(Hooked, Stateful):
         return [name for name in super().__dir__() if not name[0].isdigit()]  # Sequential's children, say
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_last_call"}
+        # What a forward has left there (a weight that weight_norm has computed) is kept without its graph.
+        return {
+            name: value.detach() if isinstance(value, Tensor) and not value.is_leaf else value
+            for name, value in self.__dict__.items()
+            if name != "_last_call"
+        }
