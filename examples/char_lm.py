@@ -79,7 +79,7 @@ def main():
     net = models.char_gpt(len(train.alphabet), args.length, n_embd=args.width, n_layer=args.layers)
     model = dtrain.DistributedDataParallel(net.to(job.device), **parts)
     optimizer = optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.1)
-    schedule = optim.lr_scheduler.OneCycleLR(optimizer, args.lr, args.steps + 1, pct_start=0.1, cycle_momentum=False)
+    schedule = optim.lr_scheduler.OneCycleLR(optimizer, args.lr, args.steps, pct_start=0.1, cycle_momentum=False)
 
     steps, seconds = 0, -time.perf_counter()
     while steps < args.steps:

@@ -61,7 +61,7 @@ def train(
     net = Net(width)
     model = dtrain.DistributedDataParallel(net, comm, microbatches)
     optimizer_ = OPTIMIZERS[optimizer](model.parameters())
-    schedule = optim.lr_scheduler.OneCycleLR(optimizer_, 0.1, STEPS + 1)
+    schedule = optim.lr_scheduler.OneCycleLR(optimizer_, 0.1, STEPS)
     loader = data.DataLoader(data.ArrayDataset(x, y), 10, shuffle=True, comm=comm, microbatches=microbatches)
     checkpoint = Checkpointer(
         directory, comm, every=every, model=model, optimizer=optimizer_, schedule=schedule, loader=loader

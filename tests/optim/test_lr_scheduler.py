@@ -118,14 +118,29 @@ def test_bad_options(name, options, message):
         ours("SGD", name, options)
 
 
-def test_one_cycle_ends():
-    optimizer, schedule = ours("SGD", "OneCycleLR", {"max_lr": 0.1, "total_steps": 3})
-    optimizer.step()
-    schedule.step()
-    schedule.step()
-    with pytest.raises(ValueError, match="made for 3 steps; step 4 is too many"):
+@pytest.mark.parametrize("options", [{}, {"anneal_strategy": "linear", "three_phase": True}])
+def test_one_cycle_ends_where_pytorchs_does(torch: Any, options: dict[str, Any]) -> None:
+    """A schedule's step after each of total_steps steps of the optimizer, as programs have it, and no more.
+
+    What the last of them sets is for no step: PyTorch goes past the end of the curve there, to a negative rate even.
+    """
+    options = {"max_lr": 0.1, "total_steps": 10, **options}
+    a, schedule = ours("SGD", "OneCycleLR", options)
+    b, their_schedule = make(
+        torch.optim, [torch.nn.Parameter(torch.ones(2)) for _ in range(2)], "SGD", "OneCycleLR", options
+    )
+    for _ in range(9):
+        a.step(), b.step(), schedule.step(), their_schedule.step()
+        assert schedule.get_last_lr() == pytest.approx(their_schedule.get_last_lr(), rel=1e-9, abs=1e-15)
+        for group, other in zip(a.param_groups, b.param_groups, strict=True):
+            assert group["momentum"] == pytest.approx(other["momentum"], rel=1e-9)
+    end = schedule.get_last_lr()
+    schedule.step(), their_schedule.step()
+    assert schedule.get_last_lr() == end == pytest.approx([0.1 / 25 / 1e4] * 2)
+    with pytest.raises(ValueError, match="made for 10 steps; step 11 is too many"):
         schedule.step()
-    assert optimizer.param_groups[0]["lr"] > 0
+    with pytest.raises(ValueError, match="Tried to step 11 times"):
+        their_schedule.step()
 
 
 def test_cycle_of_momentum_needs_momentum():

@@ -17,7 +17,10 @@ class OneCycleLR(LRScheduler):
     Smith and Topin, arXiv:1708.07120. It rises for pct_start of total_steps (or epochs * steps_per_epoch).
     anneal_strategy: "cos" or "linear". cycle_momentum moves momentum (SGD, RMSprop) or the first beta
     (Adam) the other way, between max_momentum and base_momentum. three_phase falls to the initial
-    rate first, as long as it rose, then on. Raises ValueError for a step beyond total_steps.
+    rate first, as long as it rose, then on. `step()` may follow each of total_steps steps of the optimizer, as in
+    PyTorch; the last call leaves the rate where it ended, which PyTorch's goes past. Raises ValueError for one call
+    more, without a number of steps, for pct_start outside [0, 1], another anneal_strategy, a wrong number of max_lr,
+    base_momentum or max_momentum, and with cycle_momentum for an optimizer that has neither momentum nor betas.
     """
 
     def __init__(
@@ -72,10 +75,8 @@ class OneCycleLR(LRScheduler):
         return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
     def get_lr(self) -> list[float]:
-        if self.last_epoch >= self.total_steps:
-            raise ValueError(
-                f"OneCycleLR was made for {self.total_steps} steps; step {self.last_epoch + 1} is too many"
-            )
+        if self.last_epoch > self.total_steps:
+            raise ValueError(f"OneCycleLR was made for {self.total_steps} steps; step {self.last_epoch} is too many")
         start = 0.0
         for phase in self.phases:
             if self.last_epoch <= phase[0]:
