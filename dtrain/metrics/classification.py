@@ -111,6 +111,7 @@ class ConfusionMatrix(Metric):
         comm: the ranks that the value is over; without it, this process alone.
 
     update(preds, target): as for `Accuracy`; of scores the highest counts, the lower class of equal ones.
+    Raises ValueError for fewer classes, and for another `normalize`.
     """
 
     def __init__(

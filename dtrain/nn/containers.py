@@ -179,7 +179,10 @@ class ModuleList(_Numbered):
 
 
 class ModuleDict(Module):
-    """A dictionary of modules whose parameters are found."""
+    """A dictionary of modules whose parameters are found.
+
+    Raises KeyError for a name that one of its methods has, that is empty or has a dot.
+    """
 
     def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
         super().__init__()

@@ -68,7 +68,10 @@ def fans(tensor: Tensor) -> tuple[int, int]:
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """The factor that keeps the variance through a nonlinearity: sqrt(2) for relu, 5 / 3 for tanh, ..."""
+    """The factor that keeps the variance through a nonlinearity: sqrt(2) for relu, 5 / 3 for tanh, ...
+
+    param: the slope of leaky_relu, 0.01 by default. Raises ValueError for a nonlinearity whose factor is not known.
+    """
     if nonlinearity == "leaky_relu":
         return math.sqrt(2 / (1 + (0.01 if param is None else param) ** 2))
     gains = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5 / 3}

@@ -64,7 +64,7 @@ class Bilinear(Module):
     """y = x1^T A x2 + b, one matrix A for each output.  x1: (..., in1_features), x2: (..., in2_features) -> (..., out)
 
     weight: (out_features, in1_features, in2_features), bias: (out_features,), both at first uniform on
-    [-1 / sqrt(in1_features), 1 / sqrt(in1_features)).
+    [-1 / sqrt(in1_features), 1 / sqrt(in1_features)). Raises ValueError for in1_features below 1.
     """
 
     def __init__(

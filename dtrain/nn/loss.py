@@ -1,4 +1,9 @@
-"""Losses as modules. `reduction` is "mean", "sum" or "none" for all of them; formulas are in `dtrain.nn.functional`."""
+"""Losses as modules, each of which says what it is for one element; formulas in full are in `dtrain.nn.functional`.
+
+`reduction` of all is "mean" (the default; "averaged" below), "sum" or "none": the element losses themselves. Each call
+raises what its function raises: ValueError for another reduction, ValueError or RuntimeError for shapes that do not go
+together.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +114,7 @@ class BCEWithLogitsLoss(Module):
 
 
 class BCELoss(Module):
-    """Binary cross-entropy of probabilities, averaged; see `F.binary_cross_entropy`."""
+    """Binary cross-entropy of probabilities, averaged; see `F.binary_cross_entropy`.  Two tensors of one shape -> ()"""
 
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean") -> None:
         super().__init__()
@@ -123,7 +128,10 @@ class BCELoss(Module):
 
 
 class GaussianNLLLoss(Module):
-    """The negative log-likelihood of normal distributions with the means input and variances var."""
+    """The negative log-likelihood of normal distributions with the means input and variances var.  Three tensors -> ()
+
+    full adds log(2 pi) / 2, eps is the least variance; see `F.gaussian_nll_loss`.
+    """
 
     def __init__(self, *, full: bool = False, eps: float = 1e-6, reduction: str = "mean") -> None:
         super().__init__()
@@ -136,7 +144,7 @@ class GaussianNLLLoss(Module):
 
 
 class HingeEmbeddingLoss(Module):
-    """x where the target is 1, max(0, margin - x) where it is -1, averaged."""
+    """x where the target is 1, max(0, margin - x) where it is -1, averaged.  Two tensors of one shape -> ()"""
 
     def __init__(self, margin: float = 1.0, reduction: str = "mean") -> None:
         super().__init__()
@@ -148,7 +156,10 @@ class HingeEmbeddingLoss(Module):
 
 
 class HuberLoss(Module):
-    """d^2 / 2 where |d| < delta, else delta (|d| - delta / 2), averaged; d = input - target."""
+    """d^2 / 2 where |d| < delta, else delta (|d| - delta / 2), averaged; d = input - target.
+
+    Two tensors of one shape -> () (Huber, Ann. Math. Stat. 1964).
+    """
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
         super().__init__()
@@ -160,7 +171,10 @@ class HuberLoss(Module):
 
 
 class KLDivLoss(Module):
-    """t (log t - input), averaged: the divergence of Kullback and Leibler with reduction="batchmean"."""
+    """t (log t - input), averaged: the divergence of Kullback and Leibler with reduction="batchmean".
+
+    input: log-probabilities, target: probabilities t, or their logarithms with log_target, of one shape -> ()
+    """
 
     def __init__(self, reduction: str = "mean", log_target: bool = False) -> None:
         super().__init__()
@@ -172,7 +186,7 @@ class KLDivLoss(Module):
 
 
 class L1Loss(Module):
-    """|input - target|, averaged over all elements."""
+    """|input - target|, averaged over all elements.  Two tensors of one shape -> ()"""
 
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
@@ -183,7 +197,10 @@ class L1Loss(Module):
 
 
 class MultiLabelMarginLoss(Module):
-    """Margins between the classes that the target lists and the others; see `F.multilabel_margin_loss`."""
+    """Margins between the classes that the target lists and the others.  input, target: (N, C) or (C,) -> ()
+
+    See `F.multilabel_margin_loss`.
+    """
 
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
@@ -194,7 +211,7 @@ class MultiLabelMarginLoss(Module):
 
 
 class MultiLabelSoftMarginLoss(Module):
-    """Binary cross-entropy with logits, its mean over classes, averaged."""
+    """Binary cross-entropy with logits, its mean over classes, averaged.  input, target: (N, C) or (C,) -> ()"""
 
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean") -> None:
         super().__init__()
@@ -208,7 +225,10 @@ class MultiLabelSoftMarginLoss(Module):
 
 
 class MultiMarginLoss(Module):
-    """sum over i != t of max(0, margin - x[t] + x[i])^p / C, averaged. Raises ValueError unless p is 1 or 2."""
+    """sum over i != t of max(0, margin - x[t] + x[i])^p / C, averaged.  input x: (N, C), target t: (N,) -> ()
+
+    Raises ValueError unless p is 1 or 2.
+    """
 
     def __init__(self, p: int = 1, margin: float = 1.0, weight: Tensor | None = None, reduction: str = "mean") -> None:
         super().__init__()
@@ -226,7 +246,7 @@ class MultiMarginLoss(Module):
 
 
 class NLLLoss(Module):
-    """-input[n, target[n]] of log-probabilities, averaged; see `F.nll_loss`."""
+    """-input[n, target[n]] of log-probabilities; see `F.nll_loss`.  input (N, C, ...), target (N, ...) -> ()"""
 
     def __init__(self, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean") -> None:
         super().__init__()
@@ -241,7 +261,7 @@ class NLLLoss(Module):
 
 
 class PoissonNLLLoss(Module):
-    """The negative log-likelihood of Poisson distributions; see `F.poisson_nll_loss`."""
+    """The negative log-likelihood of Poisson distributions, see `F.poisson_nll_loss`.  Two of one shape -> ()"""
 
     def __init__(self, log_input: bool = True, full: bool = False, eps: float = 1e-8, reduction: str = "mean") -> None:
         super().__init__()
@@ -257,7 +277,10 @@ class PoissonNLLLoss(Module):
 
 
 class SmoothL1Loss(Module):
-    """d^2 / (2 beta) where |d| < beta, else |d| - beta / 2, averaged; d = input - target."""
+    """d^2 / (2 beta) where |d| < beta, else |d| - beta / 2, averaged; d = input - target.
+
+    Two tensors of one shape -> () (Girshick, arXiv:1504.08083).
+    """
 
     def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
         super().__init__()
@@ -269,7 +292,7 @@ class SmoothL1Loss(Module):
 
 
 class SoftMarginLoss(Module):
-    """log(1 + exp(-t x)), averaged; t of 1 and -1."""
+    """log(1 + exp(-t x)), averaged; t of 1 and -1.  Two tensors of one shape -> ()"""
 
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
@@ -280,7 +303,7 @@ class SoftMarginLoss(Module):
 
 
 class MarginRankingLoss(Module):
-    """max(0, margin - t (x1 - x2)), averaged; t of 1 (x1 should be the larger) and -1."""
+    """max(0, margin - t (x1 - x2)), averaged; t of 1 (x1 should be the larger) and -1.  Three of one shape -> ()"""
 
     def __init__(self, margin: float = 0.0, reduction: str = "mean") -> None:
         super().__init__()
@@ -291,14 +314,20 @@ class MarginRankingLoss(Module):
 
 
 class CosineEmbeddingLoss(MarginRankingLoss):
-    """1 - cos(x1, x2) where the target is 1, max(0, cos(x1, x2) - margin) where it is -1, averaged."""
+    """1 - cos(x1, x2) where the target is 1, max(0, cos(x1, x2) - margin) where it is -1, averaged.
+
+    x1, x2: (N, D) or (D,), target: (N,) or () -> ()
+    """
 
     def forward(self, input1: Tensor, input2: Tensor, target: Tensor) -> Tensor:
         return cosine_embedding_loss(input1, input2, target, self.margin, self.reduction)
 
 
 class TripletMarginLoss(Module):
-    """max(0, d(a, p) - d(a, n) + margin), averaged; d the distance of order p (Balntas et al., BMVC 2016)."""
+    """max(0, d(a, p) - d(a, n) + margin), averaged; d the distance of order p (Balntas et al., BMVC 2016).
+
+    Three tensors (N, D) -> (). swap takes the smaller of d(a, n) and d(p, n). Raises ValueError unless margin > 0.
+    """
 
     def __init__(
         self, margin: float = 1.0, p: float = 2.0, eps: float = 1e-6, swap: bool = False, reduction: str = "mean"
@@ -313,7 +342,7 @@ class TripletMarginLoss(Module):
 
 
 class TripletMarginWithDistanceLoss(Module):
-    """`TripletMarginLoss` with another distance."""
+    """`TripletMarginLoss` with another distance, a function of two tensors. Raises ValueError unless margin > 0."""
 
     def __init__(
         self,

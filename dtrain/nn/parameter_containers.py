@@ -49,7 +49,8 @@ class _Holder(Module):
 class ParameterList(_Holder):
     """A list of parameters that are found, under the names "0", "1", ...; tensors become parameters.
 
-    Other values may be in it, too; only parameters are trained, moved and saved.
+    Other values may be in it, too; only parameters are trained, moved and saved. Raises IndexError for an index
+    beyond its ends.
     """
 
     def __init__(self, values: Iterable[Any] | None = None) -> None:
@@ -102,7 +103,8 @@ class ParameterList(_Holder):
 class ParameterDict(_Holder):
     """A dictionary of parameters that are found, in the order of insertion; tensors become parameters.
 
-    Other values may be in it, too; only parameters are trained, moved and saved.
+    Other values may be in it, too; only parameters are trained, moved and saved. Raises TypeError for a key that is no
+    string, KeyError for one that is not there and for the name of an attribute.
     """
 
     def __init__(self, parameters: Any = None) -> None:

@@ -19,6 +19,7 @@ class RNNCellBase(Module):
     """What the cells share: weight_ih: (chunks H, I), weight_hh: (chunks H, H), bias_ih, bias_hh: (chunks H,).
 
     All start uniform on [-1 / sqrt(H), 1 / sqrt(H)); bias=False leaves the biases out.
+    Raises ValueError for an input or a state of another shape.
     """
 
     def __init__(

@@ -15,7 +15,10 @@ def _implicit(dim: int | None, x: Tensor) -> int:
 
 
 class Softmax(Module):
-    """exp(x) / sum(exp(x)) along dim."""
+    """exp(x) / sum(exp(x)) along dim, by default 0 of 0, 1 or 3 dimensions, else 1.  (...) -> the same
+
+    Raises IndexError for a dimension that the input does not have.
+    """
 
     def __init__(self, dim: int | None = None) -> None:
         super().__init__()
@@ -29,7 +32,7 @@ class Softmax(Module):
 
 
 class LogSoftmax(Module):
-    """x - log(sum(exp(x))) along dim."""
+    """x - log(sum(exp(x))) along dim, as of `Softmax`.  (...) -> the same"""
 
     def __init__(self, dim: int | None = None) -> None:
         super().__init__()
@@ -43,7 +46,7 @@ class LogSoftmax(Module):
 
 
 class Softmin(Module):
-    """exp(-x) / sum(exp(-x)) along dim."""
+    """exp(-x) / sum(exp(-x)) along dim, as of `Softmax`.  (...) -> the same"""
 
     def __init__(self, dim: int | None = None) -> None:
         super().__init__()

@@ -66,11 +66,17 @@ class Stateful:
         return [(name, value) for name, value in self.__dict__.items() if isinstance(value, Stateful)]
 
     def get_extra_state(self) -> Any:
-        """What to save beside parameters and buffers, under the key "_extra_state"; subclasses may define it."""
+        """What to save beside parameters and buffers, under the key "_extra_state"; subclasses may define it.
+
+        Raises RuntimeError where a subclass defines `set_extra_state` alone.
+        """
         raise RuntimeError(f"{type(self).__name__} has set_extra_state but not get_extra_state; define both")
 
     def set_extra_state(self, state: Any) -> None:
-        """Take what `get_extra_state` has given; subclasses that define the one define the other."""
+        """Take what `get_extra_state` has given; subclasses that define the one define the other.
+
+        Raises RuntimeError where a subclass defines `get_extra_state` alone.
+        """
         raise RuntimeError(f"{type(self).__name__} has get_extra_state but not set_extra_state; define both")
 
     def _has_extra_state(self) -> bool:

@@ -84,7 +84,11 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with p = p - lr * weight_decay * p in place of the term in g (Loshchilov and Hutter, arXiv:1711.05101)."""
+    """m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  p = (1 - lr weight_decay) p - lr m' / (sqrt(v') + eps)
+
+    with m' = m / (1 - b1^t) and v' = v / (1 - b2^t): `Adam` with decoupled_weight_decay, 0.01 unless another is given
+    (Loshchilov and Hutter, arXiv:1711.05101). Options, state and errors: see `Adam`.
+    """
 
     def __init__(
         self,

@@ -19,7 +19,8 @@ class RMSprop(Optimizer):
 
     Tieleman and Hinton, Coursera lecture 6.5, 2012. centered takes the squared mean of g off v (Graves,
     arXiv:1308.0850); momentum > 0 sums the changes: b = momentum b + g / (...); p = p - lr b.
-    weight_decay * p is added to g first. State: square_avg, momentum_buffer, grad_avg.
+    weight_decay * p is added to g first; maximize turns g round. State: square_avg (v), momentum_buffer (b), grad_avg.
+    Raises ValueError for negative numbers. foreach and capturable change nothing.
     """
 
     def __init__(

@@ -31,7 +31,10 @@ class LambdaLR(_OfFunctions):
 
 
 class MultiplicativeLR(_OfFunctions):
-    """lr = lr * lr_lambda(t) in each step but the first; lr_lambda: as of LambdaLR."""
+    """lr = lr * lr_lambda(t) in each step but the first; lr_lambda: one function, or one for each group.
+
+    Raises ValueError for another number of functions.
+    """
 
     def get_lr(self) -> list[float]:
         now = rates(self.optimizer)
