@@ -10,12 +10,13 @@ kernel asks `backend_of(x)` for an object that has it.
 
 from __future__ import annotations
 
+from functools import cache
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from dtrain.backend import reference
+from dtrain.backend import cpu, reference
 
 __all__ = ["Array", "NoKernelError", "backend_of", "device_of", "to_device", "to_numpy", "xp_of"]
 
@@ -44,8 +45,14 @@ def xp_of(x: Array, *others: Array) -> ModuleType:
 def backend_of(x: Array) -> ModuleType:
     """The kernels for arrays of x's type: functions named as in `reference`."""
     if isinstance(x, np.ndarray):
-        return reference
+        return _of_numpy()
     raise NoKernelError(f"expected a NumPy array, got {type(x).__name__}")
+
+
+@cache
+def _of_numpy() -> ModuleType:
+    """`cpu` where oneDNN is there, else `reference`: asked for at the first kernel, after the threads have been set."""
+    return cpu if cpu.available() else reference
 
 
 def device_of(x: Array) -> str:

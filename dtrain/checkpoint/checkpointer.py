@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.numpy import load as load_arrays
 from threadpoolctl import threadpool_info
 
-from dtrain.backend import Array
+from dtrain.backend import Array, cpu
 from dtrain.backend.random import key
 from dtrain.checkpoint.capsule import describe_failure, newest_before
 from dtrain.checkpoint.files import Damaged, checkpoints, prepare, prune, read, write
@@ -210,7 +210,8 @@ class Checkpointer:
                     more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
                     raise ValueError(f"{where} does not fit {which}: {'; '.join(wrong[:5])}{more}")
         if content["versions"] != _versions():
-            changed = [f"{n} {v}" for n, v in content["versions"].items() if _versions().get(n) != v]
+            made = {n: content["versions"].get(n, "unknown") for n in _versions()}
+            changed = [f"{n} {v}" for n, v in made.items() if _versions()[n] != v]
             self._say(f"{where} was made with {', '.join(changed)}: the last bits may differ from now on")
 
     def _keep_threads(self, threads: int | None) -> None:
@@ -390,9 +391,7 @@ def _shapes(state: dict[str, Any]) -> dict[str, str]:
 @functools.cache
 def _versions() -> dict[str, str]:
     """What the last bits of results can depend on."""
-    blas = [
-        f"{b['internal_api']} {b['version']} {b.get('architecture', '')}"
-        for b in threadpool_info()
-        if b["user_api"] == "blas"
-    ]
-    return {"python": platform.python_version(), "numpy": np.__version__, "blas": ", ".join(sorted(blas))}
+    infos = [b for b in threadpool_info() if b["user_api"] == "blas"]
+    blas = [f"{b['internal_api']} {b['version']} {b.get('architecture', '')}" for b in infos]
+    found = {"python": platform.python_version(), "numpy": np.__version__, "blas": ", ".join(sorted(blas))}
+    return found | {"oneDNN": cpu.version() or "none"}

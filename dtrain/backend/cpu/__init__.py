@@ -1,0 +1,21 @@
+"""Faster kernels for NumPy arrays, laid over `reference`, which says what each computes and is what tests compare with.
+
+Imports `reference` only. oneDNN does the work where `onednn.library()` finds it: the extra `cpu` installs it. A kernel
+here hands to its twin in `reference` what oneDNN has no fast code for, so all of its arguments remain right.
+Results differ from the reference's in the last bits, and as those do they depend on the number of threads; but
+they are the same in every run.
+"""
+
+from dtrain.backend import reference
+from dtrain.backend.reference import *  # noqa: F403
+
+# isort: split
+from dtrain.backend.cpu.conv import convolution, convolution_data_grad, convolution_weight_grad  # noqa: F401
+from dtrain.backend.cpu.onednn import library, version
+
+__all__ = [*reference.__all__, "available", "version"]
+
+
+def available() -> bool:
+    """Whether there is anything faster here than in `reference`."""
+    return library() is not None

@@ -1,0 +1,308 @@
+"""oneDNN, by ctypes: finding the library, and primitives that are made once for each shape and thread.
+
+A primitive is compiled for the shapes and layouts of its arrays and for a number of threads, which takes milliseconds;
+each thread keeps those it used last. What a primitive needs between its inputs and outputs lies in one
+piece of memory for each thread, which grows to the largest need.
+
+The names of the C functions, without `dnnl_`, and the numbers of their enumerations are those of
+https://uxlfoundation.github.io/oneDNN (3.x).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "Arg", "Context", "Descriptor", "Primitive", "Unsupported", "any_layout", "context", "library", "new", "query",
+    "sizes", "strided", "version",
+]  # fmt: skip
+
+PRIMITIVES = 512  # that a thread keeps
+
+
+class Unsupported(Exception):
+    """oneDNN has no fast code for this."""
+
+
+class Arg:
+    """The places of arrays in a primitive: DNNL_ARG_*."""
+
+    SRC, DST, WEIGHTS, BIAS, SCRATCHPAD = 1, 17, 33, 41, 80
+    DIFF_SRC, DIFF_DST, DIFF_WEIGHTS = 129, 145, 161
+
+
+class _Version(ctypes.Structure):
+    _fields_ = [("major", ctypes.c_int), ("minor", ctypes.c_int), ("patch", ctypes.c_int)]
+
+
+class _Argument(ctypes.Structure):
+    _fields_ = [("arg", ctypes.c_int), ("memory", ctypes.c_void_p)]
+
+
+_POINTER, _INT, _SIZES = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64 * 12
+_CONVOLUTION = [_POINTER] * 4 + [_SIZES] * 4
+_FUNCTIONS: dict[str, list[Any]] = {
+    "engine_create": [_POINTER, _INT, ctypes.c_size_t],
+    "stream_create": [_POINTER, _POINTER, ctypes.c_uint],
+    "memory_desc_create_with_strides": [_POINTER, _INT, _SIZES, _INT, _SIZES],
+    "memory_desc_create_with_tag": [_POINTER, _INT, _SIZES, _INT, _INT],
+    "memory_desc_clone": [_POINTER, _POINTER],
+    "memory_desc_destroy": [_POINTER],
+    "memory_create": [_POINTER, _POINTER, _POINTER, _POINTER],
+    "memory_set_data_handle": [_POINTER, _POINTER],
+    "memory_destroy": [_POINTER],
+    "primitive_attr_create": [_POINTER],
+    "primitive_attr_set_fpmath_mode": [_POINTER, _INT],
+    "primitive_attr_set_scratchpad_mode": [_POINTER, _INT],
+    "primitive_desc_query": [_POINTER, _INT, _INT, _POINTER],
+    "primitive_desc_destroy": [_POINTER],
+    "primitive_create": [_POINTER, _POINTER],
+    "primitive_execute": [_POINTER, _POINTER, _INT, ctypes.POINTER(_Argument)],
+    "primitive_destroy": [_POINTER],
+    "reorder_primitive_desc_create": [_POINTER] * 6,
+    "convolution_forward_primitive_desc_create": [_POINTER, _POINTER, _INT, _INT, *_CONVOLUTION, _POINTER],
+    "convolution_backward_data_primitive_desc_create":
+        [_POINTER, _POINTER, _INT, *_CONVOLUTION[1:], _POINTER, _POINTER],
+    "convolution_backward_weights_primitive_desc_create": [_POINTER, _POINTER, _INT, *_CONVOLUTION, _POINTER, _POINTER],
+}  # fmt: skip
+_QUERY_SCRATCHPAD, _QUERY_NAME = 136, 8
+_FLOAT32, _ANY = 3, 1
+
+
+# -- the library ---------------------------------------------------------------------------------------
+
+
+def _places() -> Iterator[str]:
+    """Where the library may lie: where the linker looks, and in the wheel, which puts it outside of all packages."""
+    yield "libdnnl.so.3"
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        for file in metadata.files("onednn-cpu-gomp") or ():
+            if file.name == "libdnnl.so.3":
+                yield str(file.locate())
+
+
+def _load(path: str, kind: type[ctypes.CDLL] = ctypes.CDLL) -> ctypes.CDLL:
+    # Its own symbols and its own OpenMP first: another library of the process may bring others of the same names.
+    return kind(path, mode=getattr(os, "RTLD_DEEPBIND", 0) | getattr(os, "RTLD_LOCAL", 0))
+
+
+def _version(lib: ctypes.CDLL) -> tuple[int, int, int]:
+    lib.dnnl_version.restype = ctypes.POINTER(_Version)
+    v = lib.dnnl_version().contents
+    return v.major, v.minor, v.patch
+
+
+class _Library:
+    """The C functions by name. Each raises Unsupported for a status that is not success."""
+
+    def __init__(self, path: str) -> None:
+        # Only executing a primitive lets other Python threads run: the rest is over before one could start.
+        slow, quick = _load(path), _load(path, ctypes.PyDLL)
+        self.version = _version(slow)
+        for name, types in _FUNCTIONS.items():
+            function = getattr(slow if name == "primitive_execute" else quick, f"dnnl_{name}")
+            function.argtypes = types
+            function.errcheck = _check
+            setattr(self, name, function)
+        self.memory_desc_get_size = quick.dnnl_memory_desc_get_size
+        self.memory_desc_get_size.argtypes, self.memory_desc_get_size.restype = [_POINTER], ctypes.c_size_t
+        self.memory_desc_equal = quick.dnnl_memory_desc_equal
+        self.memory_desc_equal.argtypes = [_POINTER, _POINTER]
+        # None where the library does not compute with OpenMP.
+        self.threads: Callable[[], int] = getattr(quick, "omp_get_max_threads", lambda: 0)
+        self.set_threads: Callable[[int], Any] = getattr(quick, "omp_set_num_threads", lambda threads: None)
+
+    def __getattr__(self, name: str) -> Any:  # for the type checker: what __init__ has set is found before
+        raise AttributeError(name)
+
+
+def _check(status: int, function: Any, arguments: Any) -> None:
+    if status:
+        raise Unsupported(f"{function.__name__} returned status {status}")
+
+
+@cache
+def library() -> _Library | None:
+    """oneDNN 3.x, the newest one found; None where there is none, or the environment says DTRAIN_ONEDNN=0."""
+    found: list[tuple[tuple[int, int, int], str]] = []
+    if os.environ.get("DTRAIN_ONEDNN") != "0":
+        for path in _places():
+            with contextlib.suppress(OSError, AttributeError):
+                found.append((_version(_load(path)), path))
+    usable = [(number, path) for number, path in found if number[0] == 3]
+    return _Library(max(usable)[1]) if usable else None
+
+
+def version() -> str | None:
+    """The version of the library, as in "3.2.0"; None without one."""
+    lib = library()
+    return ".".join(map(str, lib.version)) if lib else None
+
+
+# -- primitives ----------------------------------------------------------------------------------------
+
+
+def sizes(numbers: Sequence[int]) -> Any:
+    """Numbers as C functions want them."""
+    return _SIZES(*numbers)
+
+
+def new(create: Callable[..., Any], *arguments: Any) -> int:
+    """What a C function that makes an object puts where its first argument points."""
+    made = _POINTER()
+    create(ctypes.byref(made), *arguments)
+    return made.value or 0
+
+
+class Descriptor:
+    """The shape and layout of an array of float32. `pointer`: the library's object, which this one destroys."""
+
+    def __init__(self, pointer: int) -> None:
+        self.pointer, self._lib = pointer, _needed()
+        self.bytes = self._lib.memory_desc_get_size(pointer)
+
+    def same(self, other: Descriptor) -> bool:
+        """Whether shape and layout are the same."""
+        return bool(self._lib.memory_desc_equal(self.pointer, other.pointer))
+
+    def __del__(self) -> None:
+        self._lib.memory_desc_destroy(self.pointer)
+
+
+def _needed() -> _Library:
+    lib = library()
+    if lib is None:
+        raise Unsupported("there is no oneDNN")
+    return lib
+
+
+def strided(shape: Sequence[int], order: Sequence[int] | None = None) -> Descriptor:
+    """An array in one piece whose dimensions lie in memory in this order, the outermost first; default: in their own.
+
+    Logical dimensions stay as they are: images have `shape` (N, C, H, W), and channels last is order (0, 2, 3, 1).
+    """
+    strides, step = [0] * len(shape), 1
+    for axis in reversed(order or range(len(shape))):
+        strides[axis], step = step, step * shape[axis]
+    create = _needed().memory_desc_create_with_strides
+    return Descriptor(new(create, len(shape), sizes(shape), _FLOAT32, sizes(strides)))
+
+
+def any_layout(shape: Sequence[int]) -> Descriptor:
+    """An array in the layout that the primitive likes best."""
+    create = _needed().memory_desc_create_with_tag
+    return Descriptor(new(create, len(shape), sizes(shape), _FLOAT32, _ANY))
+
+
+class Primitive:
+    """A compiled computation. Call it with one address for each of `arguments`, pairs of an Arg and a Descriptor.
+
+    `pd`: the primitive descriptor, which is destroyed. Raises Unsupported for code that is not fast.
+    """
+
+    def __init__(self, context: Context, pd: int, arguments: Sequence[tuple[int, Descriptor]]) -> None:
+        lib = self._lib = context.lib
+        self._primitive, self._memories = 0, []
+        try:
+            name = ctypes.c_char_p()
+            lib.primitive_desc_query(pd, _QUERY_NAME, 0, ctypes.byref(name))
+            self.name = (name.value or b"").decode()
+            if self.name.startswith("ref"):
+                raise Unsupported(f"only slow code: {self.name}")
+            scratchpad = query(context, pd, _QUERY_SCRATCHPAD)
+            self.scratchpad = scratchpad.bytes
+            self._primitive = new(lib.primitive_create, pd)
+            for _, descriptor in (*arguments, (Arg.SCRATCHPAD, scratchpad)):
+                self._memories.append(new(lib.memory_create, descriptor.pointer, context.engine, None))
+        finally:
+            lib.primitive_desc_destroy(pd)
+        places = [*(place for place, _ in arguments), Arg.SCRATCHPAD]
+        self._arguments = (_Argument * len(places))(*map(_Argument, places, self._memories))
+        self._stream = context.stream
+
+    def __call__(self, *addresses: int) -> None:
+        """The last address is that of `scratchpad` bytes for the primitive itself."""
+        lib = self._lib
+        for memory, address in zip(self._memories, addresses, strict=True):
+            lib.memory_set_data_handle(memory, address)
+        lib.primitive_execute(self._primitive, self._stream, len(self._arguments), self._arguments)
+
+    def __del__(self) -> None:
+        for memory in self._memories:
+            self._lib.memory_destroy(memory)
+        if self._primitive:
+            self._lib.primitive_destroy(self._primitive)
+
+
+def query(context: Context, pd: int, what: int) -> Descriptor:
+    """The descriptor of an array that the primitive descriptor `pd` has chosen."""
+    pointer = _POINTER()
+    context.lib.primitive_desc_query(pd, what, 0, ctypes.byref(pointer))
+    return Descriptor(new(context.lib.memory_desc_clone, pointer))
+
+
+class Context:
+    """What a thread has of the library: engine, stream, primitives, and memory for what lies in between."""
+
+    def __init__(self) -> None:
+        self.lib = _needed()
+        self.engine = new(self.lib.engine_create, 1, 0)  # the CPU
+        self.stream = new(self.lib.stream_create, self.engine, 1)  # in order
+        self.attributes = new(self.lib.primitive_attr_create)
+        self.lib.primitive_attr_set_fpmath_mode(self.attributes, 0)  # float32 stays float32
+        self.lib.primitive_attr_set_scratchpad_mode(self.attributes, 1)  # memory is what `scratch` gives
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._scratch = np.empty(0, np.uint8)
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        if threading.current_thread() is not threading.main_thread() and threads.isdecimal():
+            # OpenMP's number of threads belongs to the thread that sets it; a run has one for all.
+            self.lib.set_threads(int(threads))
+
+    def kept(self, make: Callable[..., Any], *arguments: Hashable) -> Any:
+        """make(self, *arguments), made once; None where it raised Unsupported."""
+        key = (make, self.lib.threads(), arguments)
+        kept = self._kept
+        if key in kept:
+            kept.move_to_end(key)
+            return kept[key]
+        try:
+            made = make(self, *arguments)
+        except Unsupported:
+            made = None
+        kept[key] = made
+        if len(kept) > PRIMITIVES:
+            kept.popitem(last=False)
+        return made
+
+    def scratch(self, *lengths: int) -> list[int]:
+        """Addresses of pieces of memory of so many bytes, until the next call."""
+        steps = [n + -n % 64 for n in lengths]
+        if sum(steps) + 64 > self._scratch.size:
+            self._scratch = np.empty(sum(steps) + 64, np.uint8)
+        address = self._scratch.ctypes.data
+        address += -address % 64
+        return [address + sum(steps[:i]) for i in range(len(steps))]
+
+
+class _Local(threading.local):
+    context: Context | None = None
+
+
+_local = _Local()
+
+
+def context() -> Context:
+    """This thread's. Raises Unsupported without a library."""
+    if _local.context is None:
+        _local.context = Context()
+    return _local.context
