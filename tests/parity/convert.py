@@ -16,7 +16,7 @@ __all__ = ["Twins", "array_of", "load", "twin_dtype"]
 
 def array_of(tensor: Any) -> np.ndarray:
     """The values of a PyTorch tensor, copied."""
-    return np.array(tensor.detach().resolve_conj().resolve_neg().numpy(), order="K", copy=True)
+    return np.array(tensor.numpy(force=True), order="K", copy=True)
 
 
 def twin_dtype(dtype: Any) -> np.dtype:
@@ -55,6 +55,8 @@ class Twins:
         if id(value) not in self.made:
             if value.layout != torch.strided:
                 raise OutOfScope("sparse tensors")
+            if value.ndim > 64:
+                raise OutOfScope("NumPy's arrays have 64 dimensions at most")
             twin_dtype(value.dtype)
             theirs = value.detach().clone().requires_grad_(value.requires_grad)
             ours = dtrain.Tensor(array_of(value), value.requires_grad)

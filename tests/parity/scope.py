@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
-    "INTEGERS_TOO", "RANDOM", "UNDEFINED", "WITHOUT_GRADIENTS", "OutOfScope", "check_arguments", "chosen",
+    "INTEGERS_TOO", "RANDOM", "TIES", "UNDEFINED", "WITHOUT_GRADIENTS", "OutOfScope", "check_arguments", "chosen",
     "why_not_function", "why_not_module",
 ]  # fmt: skip
 
@@ -84,6 +84,10 @@ RANDOM = {
     "randn_like", "uniform",
 }  # fmt: skip
 
+# Results with indices of which PyTorch leaves open which of equal elements comes first, unless it is told stable=True:
+# the place of `dim` among the arguments behind the input.
+TIES = {"argsort": 0, "sort": 0, "topk": 1}
+
 # Results whose values mean nothing: shape and dtype.
 UNDEFINED = {"empty", "empty_like", "new_empty"}
 
@@ -126,7 +130,7 @@ def why_not_function(name: str) -> str | None:
 def check_arguments(kwargs: dict[str, Any]) -> None:
     """Raise OutOfScope for an argument that dtrain's functions do not have on purpose."""
     for name, value in kwargs.items():
-        if name in ARGUMENTS and value not in (None, False):
+        if name in ARGUMENTS and value is not None and value is not False:
             raise OutOfScope(f"{name}=: {ARGUMENTS[name]}")
 
 
