@@ -198,9 +198,11 @@ def heaviside(input: Any, values: Any) -> Any:
 
 @op
 def nextafter(input: Any, other: Any) -> Any:
-    """The next number of the dtype after x, on the way to y."""
+    """The next number of the dtype after x, on the way to y. The gradient goes to x where it moves."""
     a, b = _both(input, other)
-    return xp_of(a).nextafter(a, b), None
+    a, b = plain(a), plain(b)
+    moves = a != b
+    return xp_of(a).nextafter(a, b), (lambda g: unbroadcast(g * moves, input), lambda g: unbroadcast(zero(g), other))
 
 
 @op

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,7 +43,7 @@ def unique_consecutive(
 ) -> Any:
     """The elements (slices along dim) without those that equal the one before; see `unique`."""
     x = input.array.reshape(-1) if dim is None else np.moveaxis(input.array, dimension(dim, input.ndim), 0)
-    differs = (x[1:] != x[:-1]).reshape(max(len(x) - 1, 0), -1).any(1)
+    differs = (x[1:] != x[:-1]).any(tuple(range(1, x.ndim)))
     new = np.concatenate([np.ones(min(len(x), 1), bool), differs])
     starts = np.flatnonzero(new)
     inverse = np.cumsum(new) - 1
@@ -115,9 +116,7 @@ def histogram(
     weights = None if weight is None else weight.array.reshape(-1)
     edges = bins.array if isinstance(bins, Tensor) else bins
     if not isinstance(bins, Tensor):
-        low, high = range or ((x.min(), x.max()) if x.size else (0, 0))
-        low, high = (low - 1, high + 1) if low == high and range is None else (low, high)
-        edges = np.linspace(low, high, bins + 1, dtype=input.dtype)
+        edges = np.histogram_bin_edges(x, bins, range).astype(input.dtype)
     counts, _ = np.histogram(x, edges, weights=weights, density=density)
     return Histogram(Tensor(counts.astype(input.dtype)), Tensor(np.asarray(edges, input.dtype)))
 
@@ -158,7 +157,7 @@ def searchsorted(
         raise ValueError(
             f"searchsorted: values {v.shape} and sequence {sequence.shape} must agree but for the last dim"
         )
-    rows = sequence.reshape(-1, sequence.shape[-1])
+    rows = sequence.reshape(math.prod(sequence.shape[:-1]), sequence.shape[-1])
     found = [_search(row, some, where) for row, some in zip(rows, v.reshape(len(rows), v.shape[-1]), strict=True)]
     return Tensor(np.asarray(found, dtype).reshape(v.shape))
 

@@ -9,6 +9,7 @@ import numpy as np
 from dtrain.autograd import Tensor
 from dtrain.ops.arithmetic import clamp, maximum
 from dtrain.ops.indexing import index
+from dtrain.ops.rearranging import broadcast_tensors
 from dtrain.ops.reduction import sum
 from dtrain.ops.shape import unsqueeze
 from dtrain.ops.statistics import vector_norm
@@ -26,7 +27,7 @@ def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
     if not x1.is_floating_point() or not x2.is_floating_point():
         raise TypeError(f"cosine_similarity needs floating-point tensors, got {x1.dtype} and {x2.dtype}")
     try:
-        np.broadcast_shapes(x1.shape, x2.shape)
+        x1, x2 = broadcast_tensors(x1, x2)
     except ValueError:
         raise ValueError(f"cosine_similarity: shapes {x1.shape} and {x2.shape} do not broadcast") from None
     least = Tensor(np.asarray(eps, x1.dtype))

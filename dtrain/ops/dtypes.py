@@ -45,10 +45,10 @@ def result_dtype(*operands: Any) -> np.dtype:
 
 def operands(x: Any, y: Any) -> tuple[Any, Any]:
     """x and y (arrays or Python numbers, one an array) ready for an elementwise operation in one dtype."""
-    if isinstance(x, np.generic):  # NumPy's scalars count as Python numbers, as in PyTorch
-        x = x.item()
+    if isinstance(x, np.generic):  # NumPy's scalars count as Python numbers beside an array, as in PyTorch
+        x = np.asarray(x) if isinstance(y, (int, float, np.generic)) else x.item()
     if isinstance(y, np.generic):
-        y = y.item()
+        y = np.asarray(y) if isinstance(x, (int, float)) else y.item()
     if isinstance(y, (int, float)) and x.dtype.kind == "f":
         return x, y
     if isinstance(x, (int, float)) and y.dtype.kind == "f":

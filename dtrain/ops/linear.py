@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +44,8 @@ def matmul(x: Any, y: Any) -> Any:
         g = matrix(g)
         if b.ndim == 2 and a.ndim > 2:
             # One product over all leading dimensions instead of one each and a sum.
-            return (a.reshape(-1, a.shape[-1]).T @ g.reshape(-1, g.shape[-1])).reshape(y.shape)
+            n = math.prod(a.shape[:-1])
+            return (a.reshape(n, a.shape[-1]).T @ g.reshape(n, g.shape[-1])).reshape(y.shape)
         return unbroadcast(_swap(a) @ g, b).reshape(y.shape)
 
     return x @ y, (pullback_x, pullback_y)
@@ -59,14 +61,15 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:  # noqa: A002
             f"the last dimension of the input must be {w.shape[-1]}"
         )
     same_dtype("linear", x, w, bias)
-    rows = x.reshape(-1, x.shape[-1]) if x.ndim != 2 else x
+    n = math.prod(x.shape[:-1])
+    rows = x.reshape(n, x.shape[-1]) if x.ndim != 2 else x
     y = rows.dot(w.T)
     if bias is not None:
         y += bias
 
     def pullback(g: Array, needs: Sequence[bool]) -> list[Array | None]:
         xp = xp_of(g)
-        g = g.reshape(-1, w.shape[0]) if g.ndim != 2 else g
+        g = g.reshape(n, w.shape[0]) if g.ndim != 2 else g
         return [
             g.dot(w).reshape(x.shape) if needs[0] else None,
             g.T.dot(rows) if needs[1] else None,

@@ -15,7 +15,7 @@ from dtrain.ops.distances import pairwise_distance
 from dtrain.ops.indexing import gather
 from dtrain.ops.pointwise_loss import reduced
 from dtrain.ops.reduction import mean, sum
-from dtrain.ops.shape import unsqueeze
+from dtrain.ops.shape import reshape, unsqueeze
 
 __all__ = [
     "cosine_embedding_loss", "margin_ranking_loss", "multi_margin_loss", "multilabel_margin_loss",
@@ -66,7 +66,8 @@ def multi_margin_loss(
     """
     if p not in (1, 2):
         raise ValueError(f"multi_margin_loss: p must be 1 or 2, got {p}")
-    classes = input.shape[-1] if input.ndim else 1
+    input = input if input.ndim else reshape(input, 1)
+    classes = input.shape[-1]
     if input.ndim not in (1, 2) or not classes or target.array.size != (input.shape[0] if input.ndim == 2 else 1):
         raise ValueError(f"multi_margin_loss: input {input.shape} and target {target.shape} must be (N, C) and (N,)")
     if weight is not None and weight.shape != (classes,):
@@ -88,6 +89,8 @@ def multilabel_margin_loss(input: Any, target: Any, reduction: str = "mean") -> 
 
     The target lists classes; what stands from the first -1 on does not count. Raises ValueError for other shapes.
     """
+    if not input.ndim and not target.ndim:
+        input, target = reshape(input, 1), reshape(target, 1)
     if input.ndim not in (1, 2) or input.shape != target.shape or not input.shape[-1]:
         raise ValueError(
             f"multilabel_margin_loss: input {input.shape} and target {target.shape} must be (N, C) or (C,)"

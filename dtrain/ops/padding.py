@@ -53,8 +53,9 @@ def _sources(mode: str, n: int, before: int, behind: int) -> np.ndarray:
     places = np.arange(-before, n + behind)
     if mode == "replicate":
         return places.clip(0, n - 1)
-    if mode == "circular":
-        return places % n
+    if mode == "circular":  # of what negative numbers have left
+        first, left = max(-before, 0), n + min(before, 0) + min(behind, 0)
+        return first + np.arange(-max(before, 0), left + max(behind, 0)) % left
     places = abs(places)
     return np.where(places > n - 1, 2 * (n - 1) - places, places)
 

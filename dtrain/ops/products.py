@@ -134,6 +134,11 @@ def tensordot(a: Any, b: Any, dims: Any = 2) -> Any:
         [dimension(d, t.ndim) for d in (ds if not isinstance(ds, int) else [ds])]
         for t, ds in zip((a, b), dims, strict=True)
     )
+    if len(of_a) == len(of_b):  # a size of 1 goes with any other, whose elements are summed
+        wide_a = tuple(i for i, j in zip(of_a, of_b, strict=True) if b.shape[j] == 1 != a.shape[i])
+        wide_b = tuple(j for i, j in zip(of_a, of_b, strict=True) if a.shape[i] == 1 != b.shape[j])
+        a = sum(a, wide_a, True) if wide_a else a
+        b = sum(b, wide_b, True) if wide_b else b
     sizes = [a.shape[d] for d in of_a]
     if sizes != [b.shape[d] for d in of_b]:
         raise ValueError(f"tensordot: dims {of_a} of {a.shape} and {of_b} of {b.shape} differ in size")

@@ -11,6 +11,7 @@ import numpy as np
 from dtrain.autograd import op
 from dtrain.backend import Array, xp_of
 from dtrain.ops.dtypes import floating
+from dtrain.ops.positions import along, take_flat
 
 __all__ = [
     "all", "amax", "amin", "any", "argmax", "argmin", "logsumexp", "max", "mean", "min", "std", "sum", "var",
@@ -145,6 +146,14 @@ def _select(x: Any, index: Any, dim: int, keepdim: bool) -> Any:
         return full
 
     return (value if keepdim else value.squeeze(dim)), pullback
+
+
+@_select.formula
+def _(x: Any, index: Any, dim: int, keepdim: bool) -> Any:
+    from dtrain.ops.shape import squeeze
+
+    values = take_flat(x, along(index, dim % x.ndim, x.shape))
+    return values if keepdim else squeeze(values, dim)
 
 
 class Extremum(NamedTuple):

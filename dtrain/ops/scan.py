@@ -166,6 +166,8 @@ def diff(input: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any
     if n < 0:
         raise ValueError(f"diff: n must not be negative, got {n}")
     axis = dimension(dim, input.ndim)
+    if not n:
+        return input.clone()
     parts = [p for p in (prepend, input, append) if p is not None]
     x = cat(parts, axis) if len(parts) > 1 else input
     for _ in range(n):
@@ -174,7 +176,7 @@ def diff(input: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any
             break
         above, below = narrow(x, axis, 1, size - 1), narrow(x, axis, 0, size - 1)
         x = comparison.logical_xor(above, below) if x.dtype == np.bool_ else above - below
-    return x if n else x.clone()
+    return x
 
 
 def _areas(y: Any, x: Any, dx: Any, dim: int) -> Any:

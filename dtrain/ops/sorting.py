@@ -159,22 +159,20 @@ def _quantile(input: Any, q: Any, dim: int | None, keepdim: bool, interpolation:
     x = ordered.array
     n = x.shape[-1]
     missing = np.isnan(x).sum(-1, keepdims=True) if skip else np.where(np.isnan(x[..., -1:]), n, 0)
-    levels = q.array.reshape(-1)
-    rank = (
-        levels * np.maximum(n - missing - 1, 0)
-        if skip
-        else np.broadcast_to(levels * (n - 1), (*x.shape[:-1], len(levels)))
-    )
-    rank = np.where(missing == n, n - 1, rank)  # NaN, which is last
+    levels = reshape(q, -1)
+    # Where all are NaN the last one is taken, a NaN.
+    steps = np.where(missing == n, n - 1, np.maximum(n - missing - 1, 0) if skip else n - 1)
+    ranks = levels * Tensor(steps.astype(input.dtype))
+    rank = np.where(missing == n, n - 1, ranks.array)
     low = np.floor(rank) if interpolation != "nearest" else np.rint(rank)
     if interpolation == "higher":
         low = np.ceil(rank)
     at = lambda r: take_flat(ordered, along(r.astype(np.int64), x.ndim - 1, x.shape))  # noqa: E731
     value = at(low)
     if interpolation in ("linear", "midpoint"):
-        weight = rank - low if interpolation == "linear" else np.full_like(rank, 0.5)
+        weight = ranks - Tensor(np.where(missing == n, ranks.array, low)) if interpolation == "linear" else 0.5
         above = at(np.ceil(rank))
-        value = value + (above - value) * Tensor(weight.astype(input.dtype))
+        value = value + (above - value) * weight
     value = movedim(value, -1, 0)
     if keepdim:
         if axis is None:

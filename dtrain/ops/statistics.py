@@ -67,7 +67,9 @@ def _(x: Any, axis: int) -> Any:
 
 
 def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    """The product over dim, or of all elements. Bools and integers are multiplied as int64."""
+    """The product over dim, or of all elements. Bools and integers are multiplied as int64, unless dtype says."""
+    if dtype is not None and np.dtype(dtype) == np.bool_:
+        return reduction.all(input.to(np.bool_), dim, keepdim)
     x = input.to(dtype if dtype is not None else input.dtype if input.is_floating_point() else np.int64)
     if dim is None:
         return _prod(reshape(x, -1), 0)
@@ -215,15 +217,18 @@ def cov(input: Any, *, correction: int = 1, fweights: Any = None, aweights: Any 
     if input.ndim > 2:
         raise ValueError(f"cov needs a vector or a matrix, got shape {input.shape}")
     x = input if input.is_floating_point() else input.to(np.float32)
-    single = x.ndim < 2
-    x = reshape(x, 1, -1) if single else x
+    x = reshape(x, 1, -1) if x.ndim < 2 else x
     n = x.shape[1]
-    for name, weights in (("fweights", fweights), ("aweights", aweights)):
-        if weights is not None and (weights.ndim != 1 or weights.shape[0] != n or (weights.array < 0).any()):
+    for name, weights, kinds in (("fweights", fweights, "iu"), ("aweights", aweights, "f")):
+        if weights is None:
+            continue
+        if weights.dtype.kind not in kinds:
+            raise TypeError(f"cov: {name} must be {'integers' if 'i' in kinds else 'floats'}, got {weights.dtype}")
+        if weights.ndim != 1 or weights.shape[0] != n or (weights.array < 0).any():
             raise ValueError(f"cov: {name} must be {n} numbers >= 0, got shape {weights.shape}")
-    w = None if fweights is None else fweights.to(x.dtype)
+    w = fweights
     if aweights is not None:
-        w = aweights.to(x.dtype) if w is None else arithmetic.mul(w, aweights.to(x.dtype))
+        w = aweights if w is None else arithmetic.mul(w, aweights)
     total = n if w is None else reduction.sum(w)
     weighted = x if w is None else arithmetic.mul(x, w)
     centred = arithmetic.sub(x, arithmetic.div(reduction.sum(weighted, 1, True), total))
@@ -235,7 +240,7 @@ def cov(input: Any, *, correction: int = 1, fweights: Any = None, aweights: Any 
     freedom = max(freedom, 0) if isinstance(freedom, (int, float)) else freedom
     with np.errstate(all="ignore"):
         found = arithmetic.div(left @ centred.T, freedom)
-    return reshape(found, ()) if single else found
+    return reshape(found, ()) if x.shape[0] == 1 else found
 
 
 def corrcoef(input: Any) -> Any:
