@@ -40,7 +40,7 @@ from dtrain import (
 from dtrain.autograd import Tensor, device, enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from dtrain.backend.random import manual_seed
 from dtrain.hub.serialization import load, save
-from dtrain.ops.activation import relu, sigmoid, softmax, tanh
+from dtrain.ops.activation import log_softmax, relu, sigmoid, softmax, tanh
 from dtrain.ops.arithmetic import (
     abs, absolute, add, clamp, clamp_max, clamp_min, clip, cos, div, divide, exp, log, log1p, maximum, minimum, mul,
     multiply, neg, negative, pow, sign, sin, sqrt, square, sub, subtract, true_divide, where,
@@ -55,9 +55,8 @@ from dtrain.ops.comparison import (
     logical_or, logical_xor, lt, ne, not_equal,
 )  # fmt: skip
 from dtrain.ops.creation import (
-    arange, as_tensor, empty, empty_like, eye, from_numpy, full, full_like, linspace, logspace, ones, ones_like, rand,
-    rand_like, randint, randint_like, randn, randn_like, randperm, scalar_tensor, tensor, zeros,
-    zeros_like,
+    arange, as_tensor, empty, empty_like, eye, fill, from_numpy, full, full_like, linspace, logspace, ones, ones_like,
+    rand, rand_like, randint, randint_like, randn, randn_like, randperm, scalar_tensor, tensor, zeros, zeros_like,
 )  # fmt: skip
 from dtrain.ops.elementwise import (
     acos, acosh, angle, arccos, arccosh, arcsin, arcsinh, arctan, arctanh, asin, asinh, atan, atanh, ceil, cosh,
@@ -67,11 +66,12 @@ from dtrain.ops.elementwise import (
 from dtrain.ops.linear import matmul
 from dtrain.ops.reduction import all, amax, amin, any, argmax, argmin, logsumexp, max, mean, min, std, sum, var
 from dtrain.ops.counting import (
-    bincount, bucketize, histc, histogram, searchsorted, unique, unique_consecutive,
+    bincount, bucketize, histc, histogram, histogramdd, searchsorted, unique, unique_consecutive,
 )  # fmt: skip
 from dtrain.ops.decompositions import (
     cholesky, det, inverse, logdet, matrix_power, pinv, slogdet, svd,
 )  # fmt: skip
+from dtrain.ops.distances import cdist
 from dtrain.ops.indexing import (
     argwhere, count_nonzero, gather, index_select, masked_select, narrow, nonzero, nonzero_static, select, take,
     take_along_dim, unravel_index,
@@ -84,20 +84,21 @@ from dtrain.ops.diagonals import (
     diag, diag_embed, diagflat, diagonal, trace, tril, tril_indices, triu, triu_indices, vander,
 )  # fmt: skip
 from dtrain.ops.rearranging import (
-    atleast_1d, atleast_2d, atleast_3d, block_diag, broadcast_tensors, cartesian_prod, column_stack, combinations,
-    concatenate, dsplit, dstack, flip, fliplr, flipud, hsplit, hstack, meshgrid, moveaxis, movedim, ravel,
-    repeat_interleave, roll, rot90, row_stack, swapaxes, swapdims, tensor_split, tile, unflatten, unsafe_chunk,
-    unsafe_split, vsplit, vstack,
+    adjoint, atleast_1d, atleast_2d, atleast_3d, block_diag, broadcast_shapes, broadcast_tensors, cartesian_prod,
+    column_stack, combinations, concatenate, dsplit, dstack, flip, fliplr, flipud, hsplit, hstack, meshgrid, moveaxis,
+    movedim, ravel, repeat_interleave, roll, rot90, row_stack, swapaxes, swapdims, t, tensor_split, tile, unflatten,
+    unsafe_chunk, unsafe_split, vsplit, vstack,
 )  # fmt: skip
 from dtrain.ops.max_pooling import adaptive_max_pool1d_with_indices as adaptive_max_pool1d
 from dtrain.ops.max_pooling import max_pool1d, max_pool2d, max_pool3d
 from dtrain.ops.pooling import adaptive_avg_pool1d, avg_pool1d
+from dtrain.ops.padding import constant_pad_nd
 from dtrain.ops.properties import (
     can_cast, finfo, get_default_dtype, iinfo, is_complex, is_floating_point, is_nonzero, is_same_size, is_signed,
     numel, promote_types, result_type,
 )  # fmt: skip
 from dtrain.ops.scan import (
-    cummax, cummin, cumprod, cumsum, cumulative_trapezoid, diff, logcumsumexp, trapezoid, trapz,
+    cummax, cummin, cumprod, cumsum, cumulative_trapezoid, diff, gradient, logcumsumexp, trapezoid, trapz,
 )  # fmt: skip
 from dtrain.ops.scatter import (
     diagonal_scatter, index_add, index_copy, index_fill, index_put, index_reduce, masked_fill, masked_scatter, put,
@@ -113,8 +114,8 @@ from dtrain.ops.statistics import (
     aminmax, corrcoef, cov, dist, nanmean, nansum, norm, prod, renorm, std_mean, var_mean,
 )  # fmt: skip
 from dtrain.ops.shape import (
-    broadcast_to, cat, chunk, clone, concat, flatten, permute, reshape, split, squeeze, stack, transpose, unbind,
-    unsqueeze,
+    broadcast_to, cat, chunk, clone, concat, flatten, permute, reshape, split, split_with_sizes, squeeze, stack,
+    transpose, unbind, unsqueeze,
 )  # fmt: skip
 from dtrain.ops.shuffling import channel_shuffle, pixel_shuffle, pixel_unshuffle
 from dtrain.parallel import DistributedDataParallel, ZeroRedundancyOptimizer

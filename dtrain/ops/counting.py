@@ -11,8 +11,8 @@ from dtrain.autograd import Tensor
 from dtrain.ops.dtypes import dimension
 
 __all__ = [
-    "Histogram", "bincount", "bucketize", "histc", "histogram", "one_hot", "searchsorted", "unique",
-    "unique_consecutive",
+    "Histogram", "HistogramDD", "bincount", "bucketize", "histc", "histogram", "histogramdd", "one_hot",
+    "searchsorted", "unique", "unique_consecutive",
 ]  # fmt: skip
 
 
@@ -119,6 +119,48 @@ def histogram(
         edges = np.histogram_bin_edges(x, bins, range).astype(input.dtype)
     counts, _ = np.histogram(x, edges, weights=weights, density=density)
     return Histogram(Tensor(counts.astype(input.dtype)), Tensor(np.asarray(edges, input.dtype)))
+
+
+class HistogramDD(NamedTuple):
+    """Counts, and the edges of the bins of each dimension."""
+
+    hist: Any
+    bin_edges: Any
+
+
+def histogramdd(input: Any, bins: Any, range: Any = None, weight: Any = None, density: bool = False) -> HistogramDD:
+    """(counts, edges) of points in D dimensions.  input: (..., D) -> counts (bins of each dimension)
+
+    bins: a number for all dimensions, one for each, or a tensor of edges for each. range: 2 D numbers, the lowest and
+    highest edge of each dimension.
+    """
+    d = input.shape[-1] if input.ndim else 0
+    if not d:
+        raise ValueError(f"histogramdd needs points of at least one dimension, got shape {input.shape}")
+    given = [bins] * d if isinstance(bins, int) else list(bins)
+    if len(given) != d or range is not None and len(range) != 2 * d:
+        raise ValueError(f"histogramdd: {len(given)} bins and range {range} do not fit points of {d} dimensions")
+    points = input.array.reshape(-1, d)
+    limits = [None] * d if range is None else [tuple(range[2 * i : 2 * i + 2]) for i in np.arange(d)]
+    edges = [
+        b.array if isinstance(b, Tensor) else np.histogram_bin_edges(x, b, limit).astype(input.dtype)
+        for x, b, limit in zip(points.T, given, limits, strict=True)
+    ]
+    inside = np.all([(x >= e[0]) & (x <= e[-1]) for x, e in zip(points.T, edges, strict=True)], 0)
+    sizes = [len(e) - 1 for e in edges]
+    places = [
+        np.minimum(_search(e, x, "right") - 1, n - 1)  # the last edge belongs to the last bin
+        for x, e, n in zip(points[inside].T, edges, sizes, strict=True)
+    ]
+    weights = None if weight is None else weight.array.reshape(-1)[inside]
+    cells = np.ravel_multi_index(places, sizes)
+    counts = np.bincount(cells, weights, int(np.prod(sizes))).reshape(sizes).astype(input.dtype)
+    if density:
+        with np.errstate(all="ignore"):
+            counts = counts / counts.sum()
+        for i, e in enumerate(edges):
+            counts = counts / np.diff(e).reshape((-1,) + (1,) * (d - 1 - i))
+    return HistogramDD(Tensor(counts), tuple(Tensor(e) for e in edges))
 
 
 # -- sorted sequences --------------------------------------------------------------------------------

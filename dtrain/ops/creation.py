@@ -13,12 +13,13 @@ from dtrain.autograd import Tensor
 from dtrain.backend import to_device
 from dtrain.ops.draws import next_draw
 from dtrain.ops.dtypes import default_dtype
-from dtrain.ops.shape import _shape
+from dtrain.ops.shape import _shape, broadcast_to
 
 __all__ = [
-    "arange", "as_tensor", "empty", "empty_like", "eye", "from_numpy", "full", "full_like", "linspace", "logspace",
-    "new_empty", "new_full", "new_ones", "new_tensor", "new_zeros", "ones", "ones_like", "rand", "rand_like",
-    "randint", "randint_like", "randn", "randn_like", "randperm", "scalar_tensor", "tensor", "zeros", "zeros_like",
+    "arange", "as_tensor", "empty", "empty_like", "eye", "fill", "from_numpy", "full", "full_like", "linspace",
+    "logspace", "new_empty", "new_full", "new_ones", "new_tensor", "new_zeros", "ones", "ones_like", "rand",
+    "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm", "scalar_tensor", "tensor", "zeros",
+    "zeros_like",
 ]  # fmt: skip
 
 
@@ -227,6 +228,18 @@ def full_like(
 ) -> Tensor:
     """fill_value in the input's shape, dtype and device."""
     return full(input.shape, fill_value, **_like(input, dtype, device, requires_grad))
+
+
+def fill(input: Tensor, value: Any) -> Any:
+    """A tensor of the input's shape and dtype, all of whose elements are value, a number or a tensor of no dimensions.
+
+    Raises ValueError for a value with dimensions.
+    """
+    if not isinstance(value, Tensor):
+        return full_like(input, value)
+    if value.ndim:
+        raise ValueError(f"fill needs a number or a tensor of no dimensions, got shape {value.shape}")
+    return broadcast_to(value.to(input.dtype), input.shape)
 
 
 def rand_like(input: Tensor, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:

@@ -38,7 +38,7 @@ _FUNCTIONS_ONLY = {
     arithmetic: "where",
     binary: "",
     comparison: "",
-    counting: "Histogram bucketize one_hot searchsorted",
+    counting: "Histogram HistogramDD bucketize histogramdd one_hot searchsorted",
     decompositions: "Eigen SVD SlogDet eigh eigvalsh solve svdvals",
     diagonals: "powers tril_indices triu_indices vander",
     elementwise: "",
@@ -46,11 +46,11 @@ _FUNCTIONS_ONLY = {
     linear: "bilinear linear",
     products: "chain_matmul einsum multi_dot tensordot",
     rearranging: (
-        "atleast_1d atleast_2d atleast_3d block_diag broadcast_tensors cartesian_prod column_stack combinations "
-        "concatenate dstack hstack meshgrid row_stack vstack"
+        "atleast_1d atleast_2d atleast_3d block_diag broadcast_shapes broadcast_tensors cartesian_prod column_stack "
+        "combinations concatenate dstack hstack meshgrid row_stack vstack"
     ),
     reduction: "",
-    scan: "Running cumulative_trapezoid flip_axis trapezoid trapz",
+    scan: "Running cumulative_trapezoid flip_axis gradient trapezoid trapz",
     scatter: "",
     shape: "cat concat stack",
     sorting: "Ordered",
@@ -81,7 +81,7 @@ def _operators() -> dict[str, Callable[..., Any]]:
     found |= {f"__r{name}__": _reflected(f) for name, f in two.items()}
     found |= {f"__{name}__": getattr(a, name) for name in ("neg", "abs")}
     found |= {f"__{name}__": getattr(c, name) for name in ("lt", "le", "gt", "ge")}
-    found |= {"__invert__": c.bitwise_not}
+    found |= {"__invert__": c.bitwise_not, "__rdiv__": found["__rtruediv__"]}
     # Comparisons with what is no number (None, say) are false, as in Python.
     found |= {f"__{name}__": _compare(getattr(c, name)) for name in ("eq", "ne")}
     return found | {"__getitem__": indexing.index}
@@ -101,6 +101,13 @@ def _transposed(x: Tensor) -> Tensor:
     return shape.permute(x, *range(x.ndim)[::-1])
 
 
+def _matrix_transposed(x: Tensor) -> Tensor:
+    """A matrix transposed. Raises ValueError for other numbers of dimensions."""
+    if x.ndim != 2:
+        raise ValueError(f"H needs a matrix, got shape {x.shape}; use mH for batches of matrices")
+    return shape.transpose(x, 0, 1)
+
+
 def _last_two_transposed(x: Tensor) -> Tensor:
     """The last two dimensions exchanged: a batch of matrices, each transposed."""
     return shape.transpose(x, -1, -2)
@@ -117,8 +124,8 @@ def _type_as(x: Tensor, other: Tensor) -> Tensor:
 
 
 Tensor.T = property(_transposed)  # type: ignore[attr-defined]
-Tensor.mT = property(_last_two_transposed)  # type: ignore[attr-defined]
-Tensor.t = _transposed  # type: ignore[attr-defined]
+Tensor.H = property(_matrix_transposed)  # type: ignore[attr-defined]
+Tensor.mT = Tensor.mH = property(_last_two_transposed)  # type: ignore[attr-defined]
 Tensor.where = _where  # type: ignore[attr-defined]
 Tensor.type_as = _type_as  # type: ignore[attr-defined]
 Tensor.__iter__ = lambda x: iter(shape.unbind(x))  # type: ignore[attr-defined]
@@ -134,6 +141,6 @@ def _converted_to(dtype: type) -> Callable[..., Any]:
 
 for name, dtype in (
     ("float", np.float32), ("double", np.float64), ("half", np.float16), ("long", np.int64), ("int", np.int32),
-    ("bool", np.bool_), ("byte", np.uint8),
+    ("short", np.int16), ("bool", np.bool_), ("byte", np.uint8), ("char", np.int8),
 ):  # fmt: skip
     setattr(Tensor, name, _converted_to(dtype))

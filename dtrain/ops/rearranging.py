@@ -16,11 +16,11 @@ from dtrain.ops.positions import rows, slice_of, take_flat
 from dtrain.ops.shape import broadcast_to, cat, permute, reshape, split, stack, transpose, unsqueeze
 
 __all__ = [
-    "atleast_1d", "atleast_2d", "atleast_3d", "block_diag", "broadcast_tensors", "cartesian_prod", "column_stack",
-    "combinations", "concatenate", "dsplit", "dstack", "expand_as", "flip", "fliplr", "flipud", "hsplit", "hstack",
-    "meshgrid", "moveaxis", "movedim", "ravel", "repeat", "repeat_interleave", "reshape_as", "roll", "rot90",
-    "row_stack", "swapaxes", "swapdims", "tensor_split", "tile", "unflatten", "unsafe_chunk", "unsafe_split",
-    "view_as", "vsplit", "vstack",
+    "adjoint", "atleast_1d", "atleast_2d", "atleast_3d", "block_diag", "broadcast_shapes", "broadcast_tensors",
+    "cartesian_prod", "column_stack", "combinations", "concatenate", "dsplit", "dstack", "expand_as", "flip", "fliplr",
+    "flipud", "hsplit", "hstack", "meshgrid", "moveaxis", "movedim", "ravel", "repeat", "repeat_interleave",
+    "reshape_as", "roll", "rot90", "row_stack", "swapaxes", "swapdims", "t", "tensor_split", "tile", "unflatten",
+    "unsafe_chunk", "unsafe_split", "view_as", "vsplit", "vstack",
 ]  # fmt: skip
 
 
@@ -51,6 +51,20 @@ def movedim(input: Any, source: Any, destination: Any) -> Any:
 
 
 moveaxis = movedim
+
+
+def t(input: Any) -> Any:
+    """A matrix transposed; a vector or number as it is. Raises ValueError for more dimensions."""
+    if input.ndim > 2:
+        raise ValueError(f"t needs two dimensions at most, got shape {input.shape}; use transpose or mT")
+    return transpose(input, 0, 1) if input.ndim == 2 else input
+
+
+def adjoint(input: Any) -> Any:
+    """The last two dimensions exchanged (tensors are real). Raises ValueError for less than two."""
+    if input.ndim < 2:
+        raise ValueError(f"adjoint needs at least two dimensions, got shape {input.shape}")
+    return transpose(input, -1, -2)
 
 
 def swapdims(input: Any, dim0: int, dim1: int) -> Any:
@@ -95,6 +109,14 @@ def unflatten(input: Any, dim: int, sizes: Sequence[int]) -> Any:
     if math.prod(parts) != n:
         raise ValueError(f"unflatten: sizes {tuple(sizes)} do not give the {n} elements of dim {dim} of {input.shape}")
     return reshape(input, *input.shape[:axis], *parts, *input.shape[axis + 1 :])
+
+
+def broadcast_shapes(*shapes: Any) -> tuple[int, ...]:
+    """The shape to which shapes (tuples, or a number for a vector) broadcast together. ValueError where they do not."""
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise ValueError(f"broadcast_shapes: shapes {shapes} do not broadcast together") from None
 
 
 def broadcast_tensors(*tensors: Any) -> tuple[Any, ...]:

@@ -14,7 +14,8 @@ from dtrain.ops.dtypes import floating
 from dtrain.ops.positions import along, take_flat
 
 __all__ = [
-    "all", "amax", "amin", "any", "argmax", "argmin", "logsumexp", "max", "mean", "min", "std", "sum", "var",
+    "all", "amax", "amin", "any", "argmax", "argmin", "logsumexp", "max", "mean", "min", "std", "sum", "sum_to_size",
+    "var",
 ]  # fmt: skip
 
 Dim = int | tuple[int, ...] | None
@@ -48,6 +49,20 @@ def sum(x: Any, dim: Dim = None, keepdim: bool = False, dtype: Any = None) -> An
     return x.sum(axes, dtype=dtype, keepdims=keepdim), lambda g: _restore(g, x, axes, keepdim).astype(
         x.dtype, copy=False
     )
+
+
+def sum_to_size(x: Any, *size: Any) -> Any:
+    """x summed over the dimensions that broadcasting `size` to x's shape has repeated, in that size.
+
+    Raises ValueError where `size` does not broadcast to x's shape.
+    """
+    sizes = tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else tuple(size)
+    lead = x.ndim - len(sizes)
+    if lead < 0 or builtins.any(n not in (1, m) for n, m in zip(sizes, x.shape[lead:], strict=True)):
+        raise ValueError(f"sum_to_size: size {sizes} does not broadcast to shape {x.shape}")
+    repeated = tuple(lead + i for i, n in enumerate(sizes) if n != x.shape[lead + i])
+    x = sum(x, repeated, True) if repeated else x
+    return sum(x, tuple(range(lead))) if lead else x
 
 
 @op

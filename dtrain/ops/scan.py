@@ -15,7 +15,8 @@ from dtrain.ops.positions import along, take_flat
 from dtrain.ops.shape import cat
 
 __all__ = [
-    "Running", "cummax", "cummin", "cumprod", "cumsum", "cumulative_trapezoid", "diff", "flip_axis", "logcumsumexp",
+    "Running", "cummax", "cummin", "cumprod", "cumsum", "cumulative_trapezoid", "diff", "flip_axis", "gradient",
+    "logcumsumexp",
     "trapezoid", "trapz",
 ]  # fmt: skip
 
@@ -177,6 +178,47 @@ def diff(input: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any
         above, below = narrow(x, axis, 1, size - 1), narrow(x, axis, 0, size - 1)
         x = comparison.logical_xor(above, below) if x.dtype == np.bool_ else above - below
     return x
+
+
+def gradient(input: Any, *, spacing: Any = 1, dim: Any = None, edge_order: int = 1) -> tuple[Any, ...]:
+    """The slopes of samples along each of dim (all of them unless given), by differences of second order.
+
+    spacing: the distance between samples, one for each dim, or a vector of the samples' places for each. At the ends
+    differences of first order, or second with edge_order=2. Between places h before and k behind, distances apart:
+    (h^2 f(x + k) + (k^2 - h^2) f(x) - k^2 f(x - h)) / (h k (h + k)). Raises ValueError for too few samples.
+    """
+    dims = range(input.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
+    axes = [dimension(d, input.ndim) for d in dims]
+    if len({*axes}) < len(axes):
+        raise ValueError(f"gradient: dim {dim} names a dimension of shape {input.shape} twice")
+    widths = list(spacing) if isinstance(spacing, (list, tuple)) else [1 if spacing is None else spacing] * len(axes)
+    if edge_order not in (1, 2) or len(widths) != len(axes):
+        raise ValueError(f"gradient: edge_order {edge_order} must be 1 or 2, and spacing {spacing} fit dim {dim}")
+    return tuple(_slopes(input, width, axis, edge_order) for width, axis in zip(widths, axes, strict=True))
+
+
+def _slopes(y: Any, spacing: Any, axis: int, edge_order: int) -> Any:
+    n = y.shape[axis] if y.ndim else 0
+    placed = isinstance(spacing, Tensor) and spacing.ndim == 1
+    if n <= edge_order or placed and spacing.shape != (n,):
+        raise ValueError(
+            f"gradient: dim {axis} of shape {y.shape} must have more than {edge_order} samples, and spacing "
+            f"{getattr(spacing, 'shape', spacing)} as many places"
+        )
+    f = y if y.is_floating_point() else y.to(default_dtype)
+    at = lambda start, size: narrow(f, axis, start, size)  # noqa: E731
+    gaps = diff(spacing) if placed else Tensor(np.ones(n - 1, f.dtype)) * spacing
+    gaps = gaps.reshape((-1,) + (1,) * (y.ndim - 1 - axis))
+    gap = lambda start, size: narrow(gaps, 0, start, size)  # noqa: E731
+    h, k = gap(0, n - 2), gap(1, n - 2)
+    inner = (h * h * at(2, n - 2) + (k * k - h * h) * at(1, n - 2) - k * k * at(0, n - 2)) / (h * k * (h + k))
+    first, last = gap(0, 1), gap(n - 2, 1)
+    start, end = (at(1, 1) - at(0, 1)) / first, (at(n - 1, 1) - at(n - 2, 1)) / last
+    if edge_order == 2:  # the slope of the parabola through the three samples at the end
+        second, before = gap(1, 1), gap(n - 3, 1)
+        start = start + (start - (at(2, 1) - at(1, 1)) / second) * first / (first + second)
+        end = end + (end - (at(n - 2, 1) - at(n - 3, 1)) / before) * last / (last + before)
+    return cat([start, inner, end], axis)
 
 
 def _areas(y: Any, x: Any, dx: Any, dim: int) -> Any:

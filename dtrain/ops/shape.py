@@ -16,7 +16,7 @@ from dtrain.ops.positions import slice_of
 
 __all__ = [
     "broadcast_to", "cat", "chunk", "clone", "concat", "contiguous", "expand", "flatten", "permute", "reshape",
-    "split", "squeeze", "stack", "transpose", "unbind", "unsqueeze", "view",
+    "split", "split_with_sizes", "squeeze", "stack", "transpose", "unbind", "unsqueeze", "view",
 ]  # fmt: skip
 
 
@@ -199,6 +199,11 @@ def split(x: Any, split_size_or_sections: int | Sequence[int], dim: int = 0) -> 
         if sum(sizes) != n:
             raise ValueError(f"split: the sizes {sizes} add up to {sum(sizes)}, dim {dim} has {n} elements")
     return _split(x, tuple(int(e) for e in np.cumsum(sizes)[:-1]), dim)
+
+
+def split_with_sizes(x: Any, split_sizes: Sequence[int], dim: int = 0) -> Any:
+    """Pieces of the given sizes along dim. Raises ValueError unless these add up to the size of dim."""
+    return split(x, tuple(split_sizes), dim)
 
 
 def chunk(x: Any, chunks: int, dim: int = 0) -> Any:

@@ -55,6 +55,8 @@ class Twins:
         if id(value) not in self.made:
             if value.layout != torch.strided:
                 raise OutOfScope("sparse tensors")
+            if value.is_meta:
+                raise OutOfScope("tensors without values, for compilers")
             if value.ndim > 64:
                 raise OutOfScope("NumPy's arrays have 64 dimensions at most")
             twin_dtype(value.dtype)

@@ -45,7 +45,6 @@ FUNCTIONS = {  # by the beginning of the name
     "linalg.eig": "complex numbers",
     "masked.": "masked tensors",
     "max_pool2d_with_indices_backward": "private functions of PyTorch",
-    "mH": "complex numbers",
     "narrow_copy": "copies of views, for compilers",
     "native_": "private functions of PyTorch",
     "new_empty_strided": "strides are not part of dtrain's tensors",
@@ -57,6 +56,7 @@ FUNCTIONS = {  # by the beginning of the name
     "resize_": "storage is not part of dtrain's tensors",
     "resolve_": "complex numbers",
     "signal.": "windows for spectra",
+    "slice": "an operator of PyTorch's compiler, not a function of torch",
     "sparse.": "sparse tensors",
     "split_with_sizes_copy": "copies of views, for compilers",
     "squeeze_copy": "copies of views, for compilers",
@@ -71,7 +71,7 @@ FUNCTIONS = {  # by the beginning of the name
     "view_as_": "complex numbers",
     "view_copy": "copies of views, for compilers",
 }
-IN_SCOPE_ALL_THE_SAME = ("__", "linalg.eigh", "linalg.eigvalsh")
+IN_SCOPE_ALL_THE_SAME = ("__", "linalg.eigh", "linalg.eigvalsh", "slice_scatter")
 
 # Results that depend on random draws. Where PyTorch's runs with several seeds agree (dropout in evaluation), dtrain's
 # result must be the same; else its shape and dtype.

@@ -18,7 +18,7 @@ def text(value: Any) -> str:
     """A sample in a few lines: tensors with their values where they are small."""
     if isinstance(value, torch.Tensor):
         head = f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
-        return head if value.numel() > LARGE else f"{head} {value.detach().tolist()}"
+        return head if value.numel() > LARGE or value.is_meta else f"{head} {value.detach().tolist()}"
     if isinstance(value, (list, tuple)):
         return f"({', '.join(map(text, value))})"
     if isinstance(value, dict):
