@@ -27,6 +27,7 @@ CALLS = {
     "as_tensor": [lambda o: o.as_tensor([1.0, 2]), lambda o: o.as_tensor(ARRAY),
         lambda o: o.as_tensor(o.ones(2), dtype=o.float64)],
     "from_numpy": [lambda o: o.from_numpy(ARRAY), lambda o: o.from_numpy(ARRAY.T)],
+    "fill": [lambda o: o.fill(o.zeros(2, 3), 1.5), lambda o: o.fill(o.zeros(2), o.tensor(2))],
     "full": [
         lambda o: o.full((2, 3), 1.5), lambda o: o.full((2,), 1), lambda o: o.full((), True),
         lambda o: o.full((2,), 1, dtype=o.float64),
