@@ -84,8 +84,18 @@ def test_results_have_pytorchs_fields():
     counts, edges = dtrain.histogram(dtrain.from_numpy(V.copy()), 4)
     assert isinstance(dtrain.histogram(x.reshape(-1), 4), counting.Histogram)
     assert counts.sum() == 3 and len(edges) == 5
+    assert isinstance(dtrain.histogramdd(x, 2), counting.HistogramDD)
     assert dtrain.searchsorted(edges, edges).tolist() == [0, 1, 2, 3, 4]
     assert counting.one_hot(dtrain.tensor([1, 0]), 3).tolist() == [[0, 1, 0], [1, 0, 0]]
+
+
+def test_adjoint_needs_matrices():
+    x = dtrain.from_numpy(A.copy())
+    assert (dtrain.adjoint(x).numpy() == A.swapaxes(-1, -2)).all()
+    with pytest.raises(ValueError, match=r"adjoint.*\(3,\)"):
+        dtrain.adjoint(dtrain.zeros(3))
+    with pytest.raises(ValueError, match=r"H needs a matrix.*\(2, 3, 4\)"):
+        dtrain.zeros(2, 3, 4).H
 
 
 def test_products_and_grids_are_numpys():
