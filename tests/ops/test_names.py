@@ -95,7 +95,7 @@ def test_adjoint_needs_matrices():
     with pytest.raises(ValueError, match=r"adjoint.*\(3,\)"):
         dtrain.adjoint(dtrain.zeros(3))
     with pytest.raises(ValueError, match=r"H needs a matrix.*\(2, 3, 4\)"):
-        dtrain.zeros(2, 3, 4).H
+        _ = dtrain.zeros(2, 3, 4).H
 
 
 def test_products_and_grids_are_numpys():

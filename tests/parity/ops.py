@@ -75,7 +75,7 @@ def _dtypes(info: Any) -> list[Any]:
     found = [torch.float64] if torch.float64 in info.dtypes else []
     if not found or not info.supports_autograd or info.name in scope.INTEGERS_TOO:
         found += [d for d in (torch.int64, torch.bool) if d in info.dtypes]
-    return found
+    return found or [torch.float32]
 
 
 # -- dtrain's side -----------------------------------------------------------------------------------
