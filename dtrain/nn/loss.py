@@ -158,11 +158,13 @@ class HingeEmbeddingLoss(Module):
 class HuberLoss(Module):
     """d^2 / 2 where |d| < delta, else delta (|d| - delta / 2), averaged; d = input - target.
 
-    Two tensors of one shape -> () (Huber, Ann. Math. Stat. 1964).
+    Two tensors of one shape -> () (Huber, Ann. Math. Stat. 1964). Raises TypeError unless delta is a number.
     """
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
         super().__init__()
+        if not isinstance(delta, (int, float)):
+            raise TypeError(f"HuberLoss: delta must be a number, got {delta!r} of {type(delta).__name__}")
         self.delta = delta
         self.reduction = reduction
 

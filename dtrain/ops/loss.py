@@ -93,7 +93,8 @@ def cross_entropy(
     or of input's shape with probabilities. weight: (C,) class weights; "mean" divides by the sum of
     the targets' weights. Samples whose target is ignore_index count nothing.
     With label_smoothing s the target is (1 - s) one-hot + s / C (Szegedy et al., arXiv:1512.00567).
-    Raises IndexError for a class outside [0, C), naming the sample; ValueError for shapes that do not fit.
+    Raises IndexError for a class outside [0, C), naming the sample; ValueError for shapes that do not fit and for an
+    ignore_index of probabilities; TypeError for weights of another dtype than input's.
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
@@ -102,8 +103,15 @@ def cross_entropy(
             f"cross_entropy: input of shape {input.shape} does not fit class weights of shape "
             f"{getattr(weight, 'shape', None)}"
         )
+    if weight is not None and weight.dtype != input.dtype:
+        raise TypeError(f"cross_entropy: weight has dtype {weight.dtype}, the input {input.dtype}; they must be equal")
     axis = min(1, input.ndim - 1)
     if target.dtype.kind == "f":
+        if ignore_index >= 0:
+            raise ValueError(
+                f"cross_entropy: ignore_index {ignore_index} is of class numbers; the target is of probabilities "
+                f"(shape {target.shape}, {target.dtype})"
+            )
         return _soft_cross_entropy(input, target, axis, weight, reduction, label_smoothing)
     places = input.shape[:axis] + input.shape[axis + 1 :]
     if target.shape != places:

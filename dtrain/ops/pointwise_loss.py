@@ -71,8 +71,10 @@ def l1_loss(input: Any, target: Any, reduction: str = "mean", weight: Any = None
 def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0, weight: Any = None) -> Any:
     """d^2 / 2 where |d| < delta, else delta (|d| - delta / 2), d = input - target (Huber, 1964).
 
-    Raises ValueError unless delta > 0.
+    Raises ValueError unless delta > 0, TypeError unless it is a number.
     """
+    if not isinstance(delta, (int, float)):
+        raise TypeError(f"huber_loss: delta must be a number, got {delta!r} of {type(delta).__name__}")
     if delta <= 0:
         raise ValueError(f"huber_loss: delta must be positive, got {delta}")
     input, target = _common("huber_loss", input, target)
@@ -124,7 +126,7 @@ def nll_loss(input: Any, target: Any, weight: Any = None, ignore_index: int = -1
     """-weight[t] input[n, t], t the class of sample n.  input: (N, C, ...) or (C,), log-probabilities; target: (N, ...)
 
     "mean" divides by the sum of the weights; samples of class ignore_index count nothing. Raises ValueError for shapes
-    that do not fit, IndexError for a class outside [0, C).
+    that do not fit, IndexError for a class outside [0, C), TypeError for weights of another dtype than input's.
     """
     if not input.ndim:
         raise ValueError(f"nll_loss needs an input of shape (N, C, ...) or (C,), got {input.shape}")
@@ -137,6 +139,8 @@ def nll_loss(input: Any, target: Any, weight: Any = None, ignore_index: int = -1
         )
     if target.dtype.kind not in "iu":
         raise TypeError(f"nll_loss needs class numbers of an integer dtype, got {target.dtype}")
+    if weight is not None and weight.dtype != input.dtype:
+        raise TypeError(f"nll_loss: weight has dtype {weight.dtype}, the input {input.dtype}; they must be equal")
     labels = target.array.astype(np.int64)
     kept = labels != ignore_index
     labels = np.where(kept, labels, 0)

@@ -364,7 +364,9 @@ def roll(input: Any, shifts: Any, dims: Any = None) -> Any:
         raise ValueError(f"roll: shifts {steps} and dims {axes} must be as many")
     for step, dim in zip(steps, axes, strict=True):
         axis = dimension(dim, input.ndim)
-        if input.ndim and input.shape[axis]:
+        if not input.ndim:
+            raise IndexError(f"roll: there is no dim {dim} in a tensor of shape {input.shape}")
+        if input.shape[axis]:
             n = input.shape[axis]
             input = rows(input, (np.arange(n) - step) % n, axis)
     return input

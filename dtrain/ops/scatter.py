@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -280,18 +281,26 @@ def _filled(name: str, input: Any, mask: Any, value: Any) -> Any:
             raise ValueError(f"{name} takes a number or a tensor of no dimensions as value, got shape {value.shape}")
         value = value.to(input.dtype)
     else:
-        if (
-            isinstance(value, (bool, int, float))
-            and np.result_type(type(value)).kind == "f"
-            and (not input.is_floating_point() and value != int(value))
-        ):
+        if not _fits(value, input.dtype):
             raise TypeError(f"{name}: {value} does not fit dtype {input.dtype}")
         value = Tensor(np.asarray(value).astype(input.dtype))
     return arithmetic.where(mask, value, input)
 
 
+def _fits(value: Any, dtype: np.dtype) -> bool:
+    """Whether a number can be one of dtype: not complex, whole for integers, not too large."""
+    if isinstance(value, complex):
+        return False
+    if dtype.kind == "f":
+        return not math.isfinite(value) or abs(value) <= float(np.finfo(dtype).max)
+    return dtype.kind == "b" or float(value).is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
+
+
 def masked_fill(input: Any, mask: Any, value: Any) -> Any:
-    """input with a number (or a tensor of no dimensions) where mask, which broadcasts, is true."""
+    """input with a number (or a tensor of no dimensions) where mask, which broadcasts, is true.
+
+    Raises TypeError for a number that the dtype cannot hold.
+    """
     if mask.dtype != np.bool_:
         raise TypeError(f"masked_fill needs a mask of dtype bool, got {mask.dtype}")
     return _filled("masked_fill", input, mask, value)

@@ -98,6 +98,21 @@ ERRORS = {
     "layer_norm": (lambda: F.layer_norm(t(2, 3), (4,)), ValueError, r"\(2, 3\) does not end"),
     "broadcast": (lambda: t(2) + t(3), ValueError, r"\(2,\) \(3,\)"),
     "index": (lambda: t(2)[2], IndexError, "index 2 is out of bounds"),
+    "masked_fill half": (
+        lambda: t(2).half().masked_fill(dtrain.tensor([True, False]), -1e9),
+        TypeError,
+        "-1000000000.0 does not fit dtype float16",
+    ),
+    "masked_fill int": (
+        lambda: dtrain.tensor([1, 2]).masked_fill(dtrain.tensor([True, False]), float("inf")),
+        TypeError,
+        "inf does not fit dtype int64",
+    ),
+    "cross_entropy weight": (
+        lambda: F.cross_entropy(t(2, 3), dtrain.tensor([0, 1]), t(3).double()),
+        TypeError,
+        "float64.*float32",
+    ),
 }
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
-    "INTEGERS_TOO", "RANDOM", "TIES", "UNDEFINED", "WITHOUT_GRADIENTS", "OutOfScope", "check_arguments", "chosen",
-    "why_not_function", "why_not_module",
+    "INTEGERS_TOO", "RANDOM", "TIES", "UNDEFINED", "WITHOUT_GRADIENTS", "OutOfScope", "check_arguments", "check_error",
+    "chosen", "why_not_function", "why_not_module",
 ]  # fmt: skip
 
 # Samples of one name: all of them where there are few; else the first, and every k-th of the others.
@@ -115,6 +115,10 @@ ARGUMENTS = {
 }
 
 
+# Errors of PyTorch where dtrain gives a result on purpose, by words of theirs.
+ERRORS = {"unspecified dimension size -1": "microbatches without samples can be flattened: x.view(len(x), -1)"}
+
+
 def why_not_module(name: str) -> str | None:
     """Why a module of PyTorch's list is out of scope; None where it is not."""
     return next((why for start, why in MODULES.items() if name.startswith(start)), None)
@@ -132,6 +136,15 @@ def check_arguments(kwargs: dict[str, Any]) -> None:
     for name, value in kwargs.items():
         if name in ARGUMENTS and value is not None and value is not False:
             raise OutOfScope(f"{name}=: {ARGUMENTS[name]}")
+
+
+def check_error(words: str) -> None:
+    """Raise OutOfScope for an error that dtrain does not raise on purpose."""
+    if not words:
+        raise OutOfScope("Python numbers in the place of tensors: dtrain takes them, too")
+    for part, why in ERRORS.items():
+        if part in words:
+            raise OutOfScope(why)
 
 
 def chosen(samples: list[Any]) -> list[Any]:
