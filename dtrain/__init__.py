@@ -40,7 +40,7 @@ from dtrain import (
 from dtrain.autograd import Tensor, device, enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from dtrain.backend.random import manual_seed
 from dtrain.hub.serialization import load, save
-from dtrain.ops.activation import log_softmax, relu, sigmoid, softmax, tanh
+from dtrain.ops.activation import celu, log_softmax, relu, selu, sigmoid, softmax, tanh
 from dtrain.ops.arithmetic import (
     abs, absolute, add, clamp, clamp_max, clamp_min, clip, cos, div, divide, exp, log, log1p, maximum, minimum, mul,
     multiply, neg, negative, pow, sign, sin, sqrt, square, sub, subtract, true_divide, where,
@@ -54,6 +54,7 @@ from dtrain.ops.comparison import (
     ge, greater, greater_equal, gt, isclose, isfinite, isin, isnan, le, less, less_equal, logical_and, logical_not,
     logical_or, logical_xor, lt, ne, not_equal,
 )  # fmt: skip
+from dtrain.ops.conv import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
 from dtrain.ops.creation import (
     arange, as_tensor, empty, empty_like, eye, fill, from_numpy, full, full_like, linspace, logspace, ones, ones_like,
     rand, rand_like, randint, randint_like, randn, randn_like, randperm, scalar_tensor, tensor, zeros, zeros_like,
@@ -63,7 +64,9 @@ from dtrain.ops.elementwise import (
     deg2rad, exp2, expm1, fix, floor, frac, frexp, isinf, isneginf, isposinf, isreal, log10, log2, nan_to_num,
     positive, rad2deg, reciprocal, round, rsqrt, sgn, signbit, sinc, sinh, tan, trunc,
 )  # fmt: skip
-from dtrain.ops.linear import matmul
+from dtrain.ops.linear import bilinear, matmul
+from dtrain.ops.norm import layer_norm
+from dtrain.ops.piecewise import hardshrink, prelu, rrelu, threshold
 from dtrain.ops.reduction import all, amax, amin, any, argmax, argmin, logsumexp, max, mean, min, std, sum, var
 from dtrain.ops.counting import (
     bincount, bucketize, histc, histogram, histogramdd, searchsorted, unique, unique_consecutive,
@@ -71,7 +74,9 @@ from dtrain.ops.counting import (
 from dtrain.ops.decompositions import (
     cholesky, det, inverse, logdet, matrix_power, pinv, slogdet, svd,
 )  # fmt: skip
-from dtrain.ops.distances import cdist
+from dtrain.ops.distances import cdist, cosine_similarity, pairwise_distance, pdist
+from dtrain.ops.dropout import alpha_dropout, dropout, feature_alpha_dropout
+from dtrain.ops.group_norm import group_norm, rms_norm
 from dtrain.ops.indexing import (
     argwhere, count_nonzero, gather, index_select, masked_select, narrow, nonzero, nonzero_static, select, take,
     take_along_dim, unravel_index,
@@ -94,8 +99,8 @@ from dtrain.ops.max_pooling import max_pool1d, max_pool2d, max_pool3d
 from dtrain.ops.pooling import adaptive_avg_pool1d, avg_pool1d
 from dtrain.ops.padding import constant_pad_nd
 from dtrain.ops.properties import (
-    can_cast, finfo, get_default_dtype, iinfo, is_complex, is_floating_point, is_nonzero, is_same_size, is_signed,
-    numel, promote_types, result_type,
+    can_cast, conj, conj_physical, detach, finfo, get_default_dtype, iinfo, is_complex, is_conj, is_floating_point,
+    is_neg, is_nonzero, is_same_size, is_signed, numel, promote_types, real, resolve_conj, resolve_neg, result_type,
 )  # fmt: skip
 from dtrain.ops.scan import (
     cummax, cummin, cumprod, cumsum, cumulative_trapezoid, diff, gradient, logcumsumexp, trapezoid, trapz,

@@ -292,6 +292,23 @@ for name, values in (
     setattr(Tensor, name, _of_values(name, values))
 
 
+def _fill_diagonal(x: Tensor, fill_value: float, wrap: bool = False) -> Tensor:
+    """Set the elements whose indices are all equal; with wrap, in a tall matrix, the diagonal begins again below.
+
+    Raises ValueError for less than two dimensions, and for more of different sizes.
+    """
+    if x.ndim < 2 or x.ndim > 2 and len({*x.shape}) > 1:
+        raise ValueError(f"fill_diagonal_ needs a matrix, or dimensions of one size, got shape {tuple(x.shape)}")
+    _check_leaf(x, "fill_diagonal_")
+    step = 1 + int(np.cumprod(x.shape[::-1])[:-1].sum())
+    end = None if wrap or x.ndim > 2 else x.shape[1] ** 2
+    places = np.unravel_index(np.arange(x.array.size)[:end:step], x.shape)
+    return _put(x, (places, Ellipsis), fill_value, "fill_diagonal_")
+
+
+Tensor.fill_diagonal_ = _fill_diagonal  # type: ignore[attr-defined]
+
+
 def _set(x: Tensor, key: Any, value: Any) -> None:
     """x[key] = value."""
     _check_leaf(x, "x[...] = value")

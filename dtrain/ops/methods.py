@@ -20,6 +20,7 @@ from dtrain.ops import (
     elementwise,
     indexing,
     linear,
+    piecewise,
     products,
     rearranging,
     reduction,
@@ -62,6 +63,8 @@ for module, names in _FUNCTIONS_ONLY.items():
         setattr(Tensor, name, getattr(module, name))
 for name in ("log_softmax", "relu", "sigmoid", "softmax", "tanh"):
     setattr(Tensor, name, getattr(activation, name))
+for name in ("hardshrink", "prelu"):
+    setattr(Tensor, name, getattr(piecewise, name))
 for name in ("new_empty", "new_full", "new_ones", "new_tensor", "new_zeros"):
     setattr(Tensor, name, getattr(creation, name))
 

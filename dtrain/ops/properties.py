@@ -11,8 +11,9 @@ from dtrain.ops.dtypes import default_dtype
 from dtrain.ops.dtypes import result_dtype as _result_dtype
 
 __all__ = [
-    "can_cast", "finfo", "get_default_dtype", "iinfo", "is_complex", "is_floating_point", "is_nonzero", "is_same_size",
-    "is_signed", "numel", "promote_types", "result_type",
+    "can_cast", "conj", "conj_physical", "detach", "finfo", "get_default_dtype", "iinfo", "is_complex", "is_conj",
+    "is_floating_point", "is_neg", "is_nonzero", "is_same_size", "is_signed", "numel", "promote_types", "real",
+    "resolve_conj", "resolve_neg", "result_type",
 ]  # fmt: skip
 
 finfo, iinfo = np.finfo, np.iinfo
@@ -69,6 +70,36 @@ def can_cast(from_: Any, to: Any) -> bool:
     return order[np.dtype(from_).kind] <= order[np.dtype(to).kind]
 
 
+def detach(input: Tensor) -> Tensor:
+    """The same values without what computed them; see `Tensor.detach`."""
+    return input.detach()
+
+
+def real(input: Tensor) -> Tensor:
+    """The real part: the tensor itself, as dtrain's numbers are real."""
+    return input
+
+
+def is_conj(input: Tensor) -> bool:
+    """Whether the tensor is a conjugate yet to be computed: never."""
+    return False
+
+
+# The conjugate of a real number is itself.
+conj = conj_physical = resolve_conj = resolve_neg = real
+is_neg = is_conj
+
+
+def _pin_memory(x: Tensor, device: Any = None) -> Tensor:
+    """The tensor itself: on the host no memory needs to be pinned."""
+    return x
+
+
+def _no(x: Tensor) -> bool:
+    """False: dtrain has no tensors of this kind."""
+    return False
+
+
 def _ndimension(x: Tensor) -> int:
     """The number of dimensions."""
     return x.ndim
@@ -118,6 +149,14 @@ def _is_cpu(x: Tensor) -> bool:
 
 for method in (is_complex, is_nonzero, is_same_size, is_signed):
     setattr(Tensor, method.__name__, method)
+for name in ("conj", "conj_physical", "resolve_conj", "resolve_neg"):
+    setattr(Tensor, name, real)
+for name in ("is_conj", "is_neg", "is_pinned", "is_shared"):
+    setattr(Tensor, name, _no)
+for name in ("is_meta", "is_mps", "is_quantized", "is_sparse"):
+    setattr(Tensor, name, property(_no))
+Tensor.pin_memory = _pin_memory  # type: ignore[attr-defined]
+Tensor.real = property(real)  # type: ignore[attr-defined]
 for name, function in (
     ("data_ptr", _data_ptr), ("detach_", _detach), ("nelement", numel), ("ndimension", _ndimension),
     ("stride", _stride), ("type", _type),

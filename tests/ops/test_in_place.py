@@ -160,3 +160,16 @@ def test_functional_forms(name):
     assert getattr(nn.functional, name)(y) is y
     np.testing.assert_array_equal(y.numpy(), getattr(nn.functional, name[:-1])(x).numpy())
     assert nn.functional.threshold_(dtrain.tensor([1.0, 3.0]), 2, -1).tolist() == [-1, 3]
+
+
+def test_fill_diagonal(torch):
+    for shape, wrap in (((3, 3), False), ((2, 4), False), ((7, 3), False), ((7, 3), True), ((2, 2, 2), False)):
+        ours, theirs = dtrain.zeros(shape), torch.zeros(shape)
+        assert ours.fill_diagonal_(1.5, wrap) is ours
+        np.testing.assert_array_equal(ours.numpy(), theirs.fill_diagonal_(1.5, wrap).numpy())
+    x = dtrain.ones(2, 2).requires_grad_()
+    (x * 2).fill_diagonal_(0).sum().backward()
+    assert x.grad.tolist() == [[0, 2], [2, 0]]
+    for shape in ((3,), (2, 2, 3)):
+        with pytest.raises(ValueError, match="fill_diagonal_ needs"):
+            dtrain.zeros(shape).fill_diagonal_(0)

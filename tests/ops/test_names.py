@@ -15,6 +15,13 @@ ALIASES = {
 }  # fmt: skip
 
 
+TOP = """
+    alpha_dropout bilinear cdist celu conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
+    cosine_similarity dropout feature_alpha_dropout group_norm hardshrink layer_norm log_softmax pairwise_distance pdist
+    prelu rms_norm rrelu selu threshold
+"""
+
+
 def named(module, name):
     for part in name.split("."):
         module = getattr(module, part)
@@ -129,3 +136,8 @@ def test_places_are_numpys():
     assert (rearranging.flip(x, 0).numpy() == scan.flip_axis(x, 0).numpy()).all()
     with pytest.raises(IndexError, match="index 7 is out of range for a size of 4"):
         positions.checked_index("gather", np.array([7]), 4)
+
+
+def test_functions_of_layers_are_at_the_top_too():
+    for name in TOP.split():
+        assert getattr(dtrain, name) is getattr(dtrain.nn.functional, name)

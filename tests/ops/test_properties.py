@@ -31,11 +31,14 @@ def test_questions_about_tensors(torch):
     ours, theirs = (m.zeros(2, 3, 4).transpose(0, 2) for m in (dtrain, torch))
     for name in ("stride", "nelement", "ndimension", "is_signed", "is_complex"):
         assert getattr(ours, name)() == getattr(theirs, name)(), name
-    for name in ("nbytes", "itemsize", "is_cuda", "is_cpu"):
+    for name in ("is_conj", "is_neg", "is_pinned", "is_shared"):
+        assert getattr(ours, name)() == getattr(theirs, name)() == False, name  # noqa: E712
+    for name in ("nbytes", "itemsize", "is_cuda", "is_cpu", "is_meta", "is_quantized", "is_sparse"):
         assert getattr(ours, name) == getattr(theirs, name), name
     assert dtrain.numel(ours) == 24 and ours.stride(1) == 4 and dtrain.is_same_size(ours, ours)
     assert ours.type() == "dtrain.float32" and ours.type(dtrain.int64).dtype == dtrain.int64
     assert not dtrain.is_nonzero(dtrain.zeros(1))
+    assert ours.real is ours and ours.pin_memory() is ours and not dtrain.detach(ours.requires_grad_()).requires_grad
     with pytest.raises(ValueError, match="one element"):
         ours.is_nonzero()
     x = dtrain.ones(2, requires_grad=True) * 2
