@@ -107,13 +107,25 @@ def _ratio(x: Any, y: Any) -> Any:
         return x / y
 
 
+def _whole_power(a: Any, b: Any) -> Any:
+    """a ** b without its fraction for integers, b negative in places: there 1, -1 or 0."""
+    unit = np.where(b % 2 == 0, a * a == 1, np.where(np.abs(a) == 1, a, 0))
+    return np.where(b < 0, unit, a ** np.maximum(b, 0)).astype(np.result_type(a, b))
+
+
 @op
 def pow(input: Any, exponent: Any) -> Any:
-    """input ** exponent with broadcasting. The gradient of y is 0 where x = 0 and y >= 0, as in PyTorch."""
+    """input ** exponent with broadcasting. The gradient of y is 0 where x = 0 and y >= 0, as in PyTorch.
+
+    Integers to negative powers, of a tensor, are without their fraction: 0 but for 1 and -1. Raises ValueError where
+    such a power is a number.
+    """
     x, y = input, exponent
     a, b = operands(x, y)
     if result_dtype(a, b).kind in "iu" and np.any(np.less(plain(b), 0)):
-        raise ValueError("pow: integers to negative integer powers are fractions; convert with .float()")
+        if isinstance(y, int):
+            raise ValueError("pow: integers to negative integer powers are fractions; convert with .float()")
+        return _whole_power(np.asarray(a), b), None
     xp = xp_of(a, b)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = a**b
@@ -147,7 +159,9 @@ def abs(input: Any) -> Any:
 
 @op
 def square(input: Any) -> Any:
-    """x * x"""
+    """x * x; of bools as int64."""
+    if input.dtype == np.bool_:
+        input = input.astype(np.int64)
     return input * input, lambda g: 2 * g * input
 
 
@@ -201,7 +215,7 @@ def cos(input: Any) -> Any:
 @op
 def sign(input: Any) -> Any:
     """-1, 0 or 1; the gradient is 0."""
-    return xp_of(input).sign(input), zero
+    return input.copy() if input.dtype == np.bool_ else xp_of(input).sign(input), zero
 
 
 def _choose(x: Any, y: Any, wins: str, choose: str) -> Any:

@@ -82,8 +82,8 @@ def instance_norm(
 def rms_norm(input: Any, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Any:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimensions, of normalized_shape.
 
-    Zhang and Sennrich, arXiv:1910.07467. eps: the machine epsilon of the dtype unless given. Raises ValueError for
-    shapes that do not fit.
+    Zhang and Sennrich, arXiv:1910.07467. eps: the machine epsilon of the dtype unless given, for float16 that of
+    float32, in which it is computed. Raises ValueError for shapes that do not fit.
     """
     shape = tuple(normalized_shape)
     k = len(shape)
@@ -92,10 +92,10 @@ def rms_norm(input: Any, normalized_shape: Sequence[int], weight: Any = None, ep
             f"rms_norm: an input of shape {input.shape}, a weight of shape {getattr(weight, 'shape', None)}: the last "
             f"dimensions must be normalized_shape {shape}, which must be that of the weight"
         )
-    eps = float(np.finfo(input.dtype).eps) if eps is None else eps
-    square = (input * input).mean(tuple(range(-k, 0)), keepdim=True)
-    y = input / (square + eps).sqrt()
-    return y if weight is None else y * weight
+    x = input.to(np.float32) if input.dtype == np.float16 else input  # the squares would overflow
+    eps = float(np.finfo(x.dtype).eps) if eps is None else eps
+    y = x / ((x * x).mean(tuple(range(-k, 0)), keepdim=True) + eps).sqrt()
+    return (y if weight is None else y * weight).to(input.dtype)
 
 
 def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Any:

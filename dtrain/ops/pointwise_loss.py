@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor
+from dtrain.autograd import Tensor, op
+from dtrain.backend import xp_of
 from dtrain.ops import arithmetic
 from dtrain.ops.activation import logsigmoid
 from dtrain.ops.arithmetic import where
 from dtrain.ops.binary import xlogy
+from dtrain.ops.dtypes import quiet
 from dtrain.ops.indexing import gather
 from dtrain.ops.rearranging import broadcast_tensors
 from dtrain.ops.shape import squeeze, unsqueeze
@@ -95,6 +97,20 @@ def smooth_l1_loss(input: Any, target: Any, reduction: str = "mean", beta: float
     return reduced(where(size < beta, 0.5 / beta * d * d, size - 0.5 * beta), reduction)
 
 
+@op
+@quiet
+def _cross_entropy_of_two(x: Any, t: Any) -> Any:
+    """-(t log x + (1 - t) log(1 - x)), elementwise."""
+    xp, dtype = xp_of(x, t), x.dtype
+    x, t = (v.astype(np.float32) if v.dtype == np.float16 else v for v in (x, t))
+    log_x, log_y = xp.maximum(xp.log(x), -100), xp.maximum(xp.log1p(-x), -100)
+    value = -(t * log_x + (1 - t) * log_y)
+    return value.astype(dtype, copy=False), (
+        lambda g: (g * ((x - t) / xp.maximum((1 - x) * x, 1e-12))).astype(dtype, copy=False),
+        lambda g: (g * (log_y - log_x)).astype(dtype, copy=False),
+    )
+
+
 def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Any:
     """-(t log x + (1 - t) log(1 - x)) weight for probabilities x; logarithms are at least -100.
 
@@ -104,10 +120,7 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction:
         raise ValueError(f"binary_cross_entropy: input {input.shape} and target {target.shape} must have one shape")
     if ((input.array < 0) | (input.array > 1)).any():
         raise RuntimeError("binary_cross_entropy: all elements of input must be between 0 and 1")
-    eps = np.finfo(input.dtype).tiny
-    log_x = arithmetic.clamp(arithmetic.log(input + eps * (input == 0)), -100)
-    log_y = arithmetic.clamp(arithmetic.log(1 - input + eps * (input == 1)), -100)
-    loss = -(target * log_x + (1 - target) * log_y)
+    loss = _cross_entropy_of_two(input, target)
     return reduced(loss if weight is None else loss * weight, reduction)
 
 

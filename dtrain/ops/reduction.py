@@ -40,15 +40,26 @@ def _restore(g: Array, x: Array, axes: tuple[int, ...], keepdim: bool) -> Array:
     return xp.broadcast_to(g, x.shape)
 
 
+def _total(x: Any, axes: tuple[int, ...], dtype: Any, keepdim: bool) -> Any:
+    """The sum over axes in dtype. Half precision is added up in single, and rounded once."""
+    if dtype != np.float16:
+        return x.sum(axes, dtype=dtype, keepdims=keepdim)
+    with np.errstate(over="ignore"):
+        return x.sum(axes, dtype=np.float32, keepdims=keepdim).astype(dtype)
+
+
+def _wide(x: Any) -> Any:
+    """x, in single precision where it is half: squares and sums would overflow."""
+    return x.astype(np.float32) if x.dtype == np.float16 else x
+
+
 @op
 def sum(x: Any, dim: Dim = None, keepdim: bool = False, dtype: Any = None) -> Any:  # noqa: A001
     """The sum over dim (one, several or all dimensions). Bools and integers are summed as int64."""
     axes = _axes(dim, x.ndim)
     if dtype is None:
         dtype = x.dtype if x.dtype.kind == "f" else np.int64
-    return x.sum(axes, dtype=dtype, keepdims=keepdim), lambda g: _restore(g, x, axes, keepdim).astype(
-        x.dtype, copy=False
-    )
+    return _total(x, axes, dtype, keepdim), lambda g: _restore(g, x, axes, keepdim).astype(x.dtype, copy=False)
 
 
 def sum_to_size(x: Any, *size: Any) -> Any:
@@ -61,6 +72,8 @@ def sum_to_size(x: Any, *size: Any) -> Any:
     if lead < 0 or builtins.any(n not in (1, m) for n, m in zip(sizes, x.shape[lead:], strict=True)):
         raise ValueError(f"sum_to_size: size {sizes} does not broadcast to shape {x.shape}")
     repeated = tuple(lead + i for i, n in enumerate(sizes) if n != x.shape[lead + i])
+    if not repeated and not lead:
+        return x.to(np.int64) if x.dtype == np.bool_ else x
     x = sum(x, repeated, True) if repeated else x
     return sum(x, tuple(range(lead))) if lead else x
 
@@ -77,23 +90,24 @@ def mean(x: Any, dim: Dim = None, keepdim: bool = False, dtype: Any = None) -> A
     n = math.prod(x.shape[a] for a in axes)
     if not n:
         return x.sum(axes, keepdims=keepdim) * np.nan, lambda g: _restore(g, x, axes, keepdim)
-    return x.sum(axes, keepdims=keepdim) / x.dtype.type(n), lambda g: _restore(
-        (g / g.dtype.type(n)).astype(given, copy=False), x, axes, keepdim
-    )
+    value = (_wide(x).sum(axes, keepdims=keepdim) / x.dtype.type(n)).astype(x.dtype, copy=False)
+    return value, lambda g: _restore((g / g.dtype.type(n)).astype(given, copy=False), x, axes, keepdim)
 
 
 def _variance(x: Any, dim: Dim, correction: float, keepdim: bool) -> tuple[Any, Any]:
     axes = _axes(dim, x.ndim)
     n = math.prod(x.shape[a] for a in axes) - correction
+    dtype, x = x.dtype, _wide(x)
     centred = x - x.mean(axes, keepdims=True)
     scale = x.dtype.type(1 / n if n > 0 else np.nan)
     value = (centred * centred).sum(axes, keepdims=keepdim) * scale
-    return value, lambda g: _restore(g, x, axes, keepdim) * centred * (2 * scale)
+    return value, lambda g: (_restore(g, x, axes, keepdim) * centred * (2 * scale)).astype(dtype, copy=False)
 
 
 @op
 def _var(x: Any, dim: Dim, correction: float, keepdim: bool) -> Any:
-    return _variance(x, dim, correction, keepdim)
+    value, pullback = _variance(x, dim, correction, keepdim)
+    return value.astype(x.dtype, copy=False), pullback
 
 
 def var(
@@ -112,7 +126,7 @@ def var(
 def _std(x: Any, dim: Dim, correction: float, keepdim: bool) -> Any:
     value, pullback = _variance(x, dim, correction, keepdim)
     root = xp_of(x).sqrt(value)
-    return root, lambda g: pullback(g / (2 * root))
+    return root.astype(x.dtype, copy=False), lambda g: pullback(g / (2 * root))
 
 
 def std(

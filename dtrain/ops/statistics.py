@@ -109,6 +109,8 @@ def vector_norm(x: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, 
     """(sum |x|^ord)^(1/ord) over dim (all elements as one vector unless given); inf: the largest |x|, 0: the count."""
     _check_floating("vector_norm", x, dtype)
     x = x if dtype is None else x.to(dtype)
+    if x.dtype == np.float16:  # the powers would overflow
+        return vector_norm(x.to(np.float32), ord, dim, keepdim).to(np.float16)
     if not x.ndim:
         found = _power_norm(reshape(x, 1), float(ord), (0,)) if ord != 2 else _length(reshape(x, 1), (0,))
         return squeeze(found, 0)
