@@ -103,7 +103,7 @@ class Again:
             if call.rule.formula is not None:
                 return _of_formula(call.rule.formula, inputs, call.kwargs, g, needs)
             try:
-                return _of_function(call.rule.function, inputs, call.kwargs, g, needs)
+                return _of_function(call.rule, inputs, call.kwargs, g, needs)
             except NoKernelError as error:
                 raise RuntimeError(
                     f"op '{node.op}' cannot be differentiated twice (create_graph=True): {error}; it needs a formula"
@@ -135,7 +135,7 @@ class Again:
                 arrays = [
                     self.values[a] if a.__class__ is Node else a.array if isinstance(a, Tensor) else a for a in inputs
                 ]
-                self.values[top] = top.call.rule.function(*arrays, **top.call.kwargs)[0]
+                self.values[top] = top.call.rule(*arrays, **top.call.kwargs)[0]
             stack.pop()
         return self.values[node]
 
@@ -173,4 +173,4 @@ def _of_formula(formula: Any, inputs: list[Any], kwargs: Any, g: Any, needs: Seq
     if not pairs:
         return [None] * len(ends)
     roots, seeds = zip(*pairs, strict=True)
-    return walk(roots, seeds, retain_graph=True, wanted=ends, leave=True, create_graph=True)
+    return walk(roots, seeds, retain_graph=True, wanted=ends, create_graph=True)

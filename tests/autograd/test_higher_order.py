@@ -6,6 +6,7 @@ import pytest
 import dtrain
 from dtrain import nn
 from dtrain.autograd import functional, grad
+from dtrain.nn import functional as F
 
 
 def test_create_graph_gives_every_order():
@@ -126,3 +127,20 @@ def test_what_was_written_in_place_is_an_error_not_a_wrong_gradient():
     w.data = dtrain.zeros(3)
     with pytest.raises(RuntimeError, match="has been changed in place since"):
         y.backward()
+
+
+@pytest.mark.parametrize(
+    ("function", "x", "w"),
+    [
+        (F.linear, (4, 3), (2, 3)),
+        (F.conv1d, (1, 3, 3), (2, 3, 3)),
+        (lambda x, w: F.layer_norm(x @ w.mT, (2,)), (4, 3), (2, 3)),
+    ],
+)
+def test_only_what_is_asked_for_gets_a_gradient(function, x, w):
+    """Ops with formulas too: grad() leaves `.grad` of the others alone."""
+    x, w = (dtrain.tensor(np.arange(np.prod(s)).reshape(s) % 5 / 3, requires_grad=True) for s in (x, w))
+    (g,) = grad(function(x, w).square().sum(), x, create_graph=True)
+    assert x.grad is None and w.grad is None
+    g.square().sum().backward()
+    assert not x.grad.requires_grad and not w.grad.requires_grad
