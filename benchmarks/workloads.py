@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -117,12 +117,14 @@ class Workload:
     """make(nn) -> model; shape: of a rank's batch; steps: how many make a measurement of a second or so.
 
     text: whether a batch is of characters with one to come for each, or else of images, each of one of 10 classes.
+    bf16: whether matrix products and convolutions are in bfloat16, by `autocast`.
     """
 
     make: Callable[[Any], Any]
     shape: tuple[int, ...]
     steps: int
     text: bool = False
+    bf16: bool = False
 
     def batch(self) -> tuple[np.ndarray, np.ndarray]:
         """x and y, the same in every process."""
@@ -139,8 +141,9 @@ class Workload:
 
     def loss(self, library: Any, model: Any, x: Any, y: Any) -> Any:
         """The mean cross-entropy over images, or over characters."""
-        scores, labels = model(x), y.reshape(-1)
-        return library.nn.functional.cross_entropy(scores.reshape(len(labels), -1), labels)
+        with library.autocast("cpu", library.bfloat16, enabled=self.bf16):
+            scores, labels = model(x), y.reshape(-1)
+            return library.nn.functional.cross_entropy(scores.reshape(len(labels), -1), labels)
 
     def stepper(self, library: Any, model: Any, memory_format: Any = None, **options: Any) -> Callable[[], None]:
         """A function that makes one step: zero_grad, forward, cross-entropy, backward, the optimizer's step.
@@ -168,3 +171,4 @@ WORKLOADS = {
     "gpt": Workload(gpt, (8, CONTEXT), 5, text=True),
     "lstm": Workload(lstm, (32, 64), 10, text=True),
 }
+WORKLOADS |= {f"{name}-bf16": replace(WORKLOADS[name], bf16=True) for name in ("resnet18", "gpt")}

@@ -22,6 +22,7 @@ import builtins
 import numpy as _np
 
 from dtrain import (
+    amp,
     autograd,
     checkpoint,
     comm,
@@ -38,6 +39,8 @@ from dtrain import (
     utils,
 )
 from dtrain.autograd import Tensor, device, enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
+from dtrain.amp import autocast, get_autocast_dtype, is_autocast_available, is_autocast_enabled
+from dtrain.backend.halves import bfloat16
 from dtrain.backend.random import manual_seed
 from dtrain.hub.serialization import load, save
 from dtrain.ops.activation import celu, log_softmax, relu, selu, sigmoid, softmax, tanh

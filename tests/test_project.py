@@ -23,6 +23,7 @@ LAYERS = (
     "dtrain.autograd",
     "dtrain.utils",
     "dtrain.ops",
+    "dtrain.amp",
     "dtrain.nn",
     "dtrain.optim",
     "dtrain.data",

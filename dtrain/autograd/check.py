@@ -10,6 +10,7 @@ import numpy as np
 from dtrain.autograd.graph import backward, grad
 from dtrain.autograd.mode import enable_grad, no_grad
 from dtrain.autograd.tensor import Tensor
+from dtrain.backend.halves import is_float
 
 __all__ = ["check_grads", "gradcheck", "gradgradcheck"]
 
@@ -93,7 +94,7 @@ def gradgradcheck(func: Callable[..., Any], inputs: Any, **options: Any) -> bool
 
 
 def _checked(a: Any) -> bool:
-    return isinstance(a, Tensor) and a.array.dtype.kind == "f"
+    return isinstance(a, Tensor) and is_float(a.array.dtype)
 
 
 def _outputs(result: Any) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Whether operations are recorded for the backward pass: a flag of each thread."""
+"""Whether operations are recorded for the backward pass, and in what precision: flags of each thread."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ __all__ = ["enable_grad", "inference_mode", "is_grad_enabled", "mode", "no_grad"
 
 class _Mode(threading.local):
     enabled = True
+    autocast: Any = None  # the dtype of matrix products and convolutions, inside of `autocast`
 
 
 mode = _Mode()

@@ -25,6 +25,10 @@ these cannot (a hand-made kernel, writing into parts of an array) has a formula 
         e = (input - input.amax(dim, keepdim=True)).exp()
         return e / e.sum(dim, keepdim=True)
 
+Arrays of two-byte floats reach the function in float32, and its value and gradients are rounded; an op made with
+`@op(halves=True)` gets them as they are, because it only moves elements, or has kernels for them. `@op(lowered=True)`
+says that `autocast` hands it its arguments in two-byte floats.
+
 The function is run again at will, so it has no side effects and draws no random numbers.
 `f.raw(...)` is the value of op f for arrays, for use inside other ops and their pullbacks.
 """
@@ -43,8 +47,9 @@ from dtrain.autograd.graph import Joint, Node, Pieces
 from dtrain.autograd.mode import mode
 from dtrain.autograd.tensor import Tensor
 from dtrain.backend import device_of, to_device
+from dtrain.backend.halves import HALVES, halved, is_float, widened
 
-__all__ = ["PIECE", "Call", "Joint", "Rule", "cast", "op", "record"]
+__all__ = ["PIECE", "Call", "Joint", "Rule", "cast", "op", "record", "to_lower"]
 
 
 class Call:
@@ -59,19 +64,30 @@ class Call:
 class Rule:
     """What an op does: its function of arrays, and the formula that is differentiated where that cannot be."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], halves: bool = False, lowered: bool = False) -> None:
         self.name = function.__name__
         self.function = function
         self.formula: Callable[..., Any] | None = None
+        self.halves, self.lowered = halves, lowered
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The function of arrays, or of arrays that record."""
+        if not self.halves:
+            for a in args:
+                if getattr(a, "dtype", None) in HALVES:
+                    return _in_float32(self.function, args, kwargs)
+        return self.function(*args, **kwargs)
 
 
 #: Of the nodes of the elements of a tuple: their pullbacks only pass a gradient on.
-PIECE = Rule(lambda parts, i: (parts[i], None))
+PIECE = Rule(lambda parts, i: (parts[i], None), halves=True)
 
 
-def op(function: Callable[..., Any]) -> Any:
+def op(function: Callable[..., Any] | None = None, *, halves: bool = False, lowered: bool = False) -> Any:
     """Make a differentiable op from a function of arrays; see the module's docstring for the rule."""
-    rule = Rule(function)
+    if function is None:
+        return lambda function: op(function, halves=halves, lowered=lowered)
+    rule = Rule(function, halves, lowered)
     signature = inspect.signature(function)
 
     @wraps(function)
@@ -81,16 +97,20 @@ def op(function: Callable[..., Any]) -> Any:
                 if isinstance(value, Tensor):
                     args, kwargs = _by_position(signature, args, kwargs)
                     break
-        recorded = False
+        if lowered and mode.autocast is not None:
+            args = tuple(to_lower(a, mode.autocast) for a in args)
+        recorded = wide = False
         arrays = []
         for a in args:
             if isinstance(a, Tensor):
-                arrays.append(a.array)
+                arrays.append(array := a.array)
                 if a.requires_grad:
                     recorded = True
+                if array.itemsize == 2 and not halves:
+                    wide = True
             else:
                 arrays.append(a)
-        value, pullbacks = function(*arrays, **kwargs)
+        value, pullbacks = rule(*arrays, **kwargs) if wide else function(*arrays, **kwargs)
         if recorded and mode.enabled and pullbacks is not None:
             return record(rule, value, pullbacks, args, kwargs)
         if value.__class__ is tuple:
@@ -102,7 +122,7 @@ def op(function: Callable[..., Any]) -> Any:
         from dtrain.autograd.recorded import as_recorded
 
         if not any(hasattr(a, "tensor") for a in args):
-            return function(*args, **kwargs)[0]
+            return rule(*args, **kwargs)[0]
         result = itself()(*[getattr(a, "tensor", a) for a in args], **kwargs)
         return tuple(map(as_recorded, result)) if isinstance(result, tuple) else as_recorded(result)
 
@@ -116,7 +136,47 @@ def op(function: Callable[..., Any]) -> Any:
     return call
 
 
-@op
+def to_lower(a: Any, dtype: np.dtype) -> Any:
+    """A Tensor of float32 (or of the other two-byte floats) in `dtype`; all else as it is, float64 too."""
+    if isinstance(a, Tensor) and a.array.dtype != dtype and is_float(a.array.dtype) and a.array.dtype != np.float64:
+        return a.to(dtype)
+    return a
+
+
+def _in_float32(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """What the function gives for arrays of which some are of two-byte floats.
+
+    Its value is rounded to such numbers, unless another array of dimensions is of wider ones.
+    """
+    dtypes = [getattr(a, "dtype", None) for a in args]
+    floats = [(a.ndim > 0, d) for a, d in zip(args, dtypes, strict=True) if isinstance(d, np.dtype) and is_float(d)]
+    large = {d for has, d in floats if has} or {d for _, d in floats}
+    dtype = large.pop() if len(large) == 1 else np.dtype(np.float32)
+    value, pullbacks = function(*map(widened, args), **kwargs)
+    several = value.__class__ is tuple
+    if dtype in HALVES:
+        value = tuple(halved(v, dtype) for v in value) if several else halved(value, dtype)
+
+    def back(i: int, pullback: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda g: _rounded(pullback(widened(g)), dtypes[i])
+
+    def joint(g: Any, needs: Sequence[bool]) -> list[Any]:
+        g = [widened(part) for part in g] if several else widened(g)
+        return [_rounded(d, dtype) for d, dtype in zip(pullbacks.function(g, needs), dtypes, strict=False)]
+
+    if pullbacks.__class__ is Joint:
+        return value, Joint(joint)
+    if pullbacks is None:
+        return value, None
+    each = pullbacks if pullbacks.__class__ is tuple else (pullbacks,)
+    return value, tuple(p and back(i, p) for i, p in enumerate(each))
+
+
+def _rounded(d: Any, dtype: Any) -> Any:
+    return halved(d, dtype) if dtype in HALVES else d
+
+
+@op(halves=True)
 def cast(x: Any, dtype: np.dtype, place: str) -> Any:
     """x in another dtype, elsewhere."""
     before, origin = x.dtype, device_of(x)
@@ -138,7 +198,7 @@ def record(rule: Any, value: Any, pullbacks: Any, args: tuple[Any, ...], kwargs:
     node = Node(rule.name, parents, pullbacks, (), call)
     outputs = []
     for i, v in enumerate(value):
-        if np.dtype(v.dtype).kind != "f":
+        if not is_float(np.dtype(v.dtype)):
             outputs.append(Tensor(v))
             continue
         passing = (_piece(i, len(value)),)

@@ -12,6 +12,7 @@ from dtrain.autograd.graph import Node, backward
 from dtrain.autograd.mode import mode
 from dtrain.autograd.writes import mark_written
 from dtrain.backend import Array, device_of, to_device, to_numpy, xp_of
+from dtrain.backend.halves import is_float
 
 __all__ = ["Sink", "Tensor", "device"]
 
@@ -140,7 +141,7 @@ class Tensor:
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Record operations on this tensor from now on. Raises RuntimeError unless it is floating-point."""
-        if requires_grad and self.array.dtype.kind != "f":
+        if requires_grad and not is_float(self.array.dtype):
             raise RuntimeError(f"only floating-point tensors can require gradients, this one is {self.array.dtype}")
         self.requires_grad = requires_grad
         return self
@@ -198,7 +199,7 @@ class Tensor:
 
     def is_floating_point(self) -> bool:
         """Whether the elements are floating-point numbers, which can have gradients."""
-        return self.array.dtype.kind == "f"
+        return is_float(self.array.dtype)
 
     def is_contiguous(self) -> bool:
         """Whether the elements lie in memory in C order, without gaps."""
@@ -243,12 +244,15 @@ class Tensor:
                 place = a
             elif a is not None and not isinstance(a, bool):
                 dtype = np.dtype(a)
-        array = self.array if place is None else to_device(self.array, place)
-        if dtype is not None and array.dtype != dtype:
-            return _cast(self, array.astype(dtype))
-        if copy:
-            return _cast(self, array.copy())
-        return self if array is self.array else _cast(self, array)
+        dtype = self.array.dtype if dtype is None else dtype
+        there = to_device(self.array, place) if place is not None else self.array
+        if there is self.array and there.dtype == dtype and not copy:
+            return self
+        if mode.enabled and self.requires_grad and is_float(dtype):
+            from dtrain.autograd.op import cast
+
+            return cast(self, dtype, device_of(there))
+        return Tensor(there.astype(dtype))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = self.numpy()
@@ -334,15 +338,6 @@ class _Handle:
 
     def remove(self) -> None:
         self.hooks.pop(self.number, None)
-
-
-def _cast(tensor: Tensor, array: Array) -> Tensor:
-    """`array`, a converted copy of the tensor's, as a result of the tensor."""
-    if not (mode.enabled and tensor.requires_grad and array.dtype.kind == "f"):
-        return Tensor(array)
-    from dtrain.autograd.op import cast
-
-    return cast(tensor, array.dtype, device_of(array))
 
 
 def _as_array(value: Any) -> Array:

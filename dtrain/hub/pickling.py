@@ -20,8 +20,8 @@ _PROTO, _STOP, _MARK, _REDUCE, _BINPERSID = b"\x80\x02", b".", b"(", b"R", b"Q"
 _EMPTY_DICT, _EMPTY_LIST, _EMPTY_TUPLE, _SETITEMS, _APPENDS, _TUPLE = b"}", b"]", b")", b"u", b"e", b"t"
 _CONSTANTS = {None: b"N", True: b"\x88", False: b"\x89"}
 
-_STORAGES = {dtype: storage for storage, (name, _, dtype) in DTYPES.items() if name != "bfloat16"}
-_NAMES = {dtype: name for name, _, dtype in DTYPES.values() if name != "bfloat16"}
+_STORAGES = {np.dtype(dtype): storage for storage, (_, _, dtype) in DTYPES.items()}
+_NAMES = {np.dtype(dtype): name for name, _, dtype in DTYPES.values()}
 
 
 def pickled(value: Any) -> tuple[bytes, list[np.ndarray]]:
@@ -100,8 +100,8 @@ class _Pickler:
             self.call("__builtin__ complex", value.real, value.imag)
         elif kind is device:
             self.call("torch device", value.type, *(() if value.index is None else (value.index,)))
-        elif isinstance(value, np.dtype) and _code(value) in _NAMES:
-            self.name(f"torch {_NAMES[_code(value)]}")
+        elif isinstance(value, np.dtype) and value.newbyteorder("=") in _NAMES:
+            self.name(f"torch {_NAMES[value.newbyteorder('=')]}")
         else:
             raise TypeError(
                 f"{where or 'the object'} is a {kind.__module__}.{kind.__qualname__}, which dtrain.save does not do; "
@@ -147,7 +147,7 @@ class _Pickler:
 
     def array(self, array: np.ndarray, requires_grad: bool, where: str) -> None:
         """Append an array as a Tensor."""
-        dtype = _code(array.dtype)
+        dtype = array.dtype.newbyteorder("=")
         if dtype not in _STORAGES:
             dtypes = ", ".join(_NAMES.values())
             raise TypeError(
@@ -170,11 +170,6 @@ class _Pickler:
             self.put(part, where)
         self.call("collections OrderedDict")
         self.parts += [_TUPLE, _REDUCE]
-
-
-def _code(dtype: np.dtype) -> str:
-    """ "f4", "?": a dtype without its byte order."""
-    return "?" if dtype.kind == "b" else f"{dtype.kind}{dtype.itemsize}"
 
 
 def _scalar(value: int | float | str) -> bytes:

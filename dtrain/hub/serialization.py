@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dtrain.backend import to_device
+from dtrain.backend.halves import bfloat16
 from dtrain.checkpoint.files import whole
 from dtrain.hub.archives import damage_of
 from dtrain.hub.pickling import pickled
@@ -35,8 +36,8 @@ def load(
     one so far. A dict or a function, as torch.load takes them, is accepted and means "cpu" too.
     weights_only: False allows no more than True does: dtrain runs nothing that a file asks for, ever.
 
-    Tensors that shared memory share it again. bfloat16 becomes float32 (each value exactly), since NumPy does not have
-    it. A torch.Size becomes a tuple, a torch.dtype NumPy's; attributes of tensors are left out.
+    Tensors that shared memory share it again. A torch.Size becomes a tuple, a torch.dtype NumPy's; attributes of
+    tensors are left out.
 
     Raises pickle.UnpicklingError that names what the file asks for beyond data (a class, a function: of a model, save
     the state_dict), or where its pickle is cut off; ValueError where it is damaged otherwise, or of another format;
@@ -107,7 +108,9 @@ def _write(file: BinaryIO, pickle: bytes, arrays: list[np.ndarray]) -> None:
         _member(archive, "archive/data.pkl", pickle)
         _member(archive, "archive/byteorder", b"little")
         for key, array in enumerate(arrays):
-            values = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1)
+            values = np.ascontiguousarray(array).reshape(-1)
+            values = values.view(np.uint16) if array.dtype == bfloat16 else values
+            values = values.astype(values.dtype.newbyteorder("<"), copy=False)
             _member(archive, f"archive/data/{key}", values.view(np.uint8).data if values.size else b"")
         _member(archive, "archive/version", b"3\n")
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from dtrain.autograd import Tensor, device
 from dtrain.backend import Array
+from dtrain.backend.halves import bfloat16, is_float
 from dtrain.hub.pickles import Call
 from dtrain.nn import Parameter
 
@@ -19,7 +20,7 @@ DTYPES = {
     "DoubleStorage": ("float64", "f8", "f8"),
     "FloatStorage": ("float32", "f4", "f4"),
     "HalfStorage": ("float16", "f2", "f2"),
-    "BFloat16Storage": ("bfloat16", "u2", "f4"),  # the upper half of a float32
+    "BFloat16Storage": ("bfloat16", "u2", bfloat16),
     "LongStorage": ("int64", "i8", "i8"),
     "IntStorage": ("int32", "i4", "i4"),
     "ShortStorage": ("int16", "i2", "i2"),
@@ -53,7 +54,7 @@ class Storage:
             raise ValueError("a storage without a dtype, in big-endian order; save the file on a little-endian host")
         stored = np.frombuffer(data, np.dtype(self.kind.stored).newbyteorder(order))
         if self.kind.name == "bfloat16":
-            self.array[...] = (stored.astype(np.uint32) << 16).view(np.float32)
+            self.array.view(np.uint16)[...] = stored
         else:
             self.array[...] = stored
 
@@ -127,7 +128,7 @@ def _tensor(
     if marks:
         raise ValueError(f"a tensor that is marked {marks!r:.80}; use tensor.resolve_neg() before it is saved")
     array = _view(storage.array, start, size, strides)
-    return Tensor(array, requires_grad is True and array.dtype.kind == "f")
+    return Tensor(array, requires_grad is True and is_float(array.dtype))
 
 
 def _tensor_of_dtype(

@@ -16,14 +16,15 @@ from safetensors.numpy import save_file as _save_file
 
 from dtrain.autograd import Tensor
 from dtrain.backend import to_numpy
+from dtrain.backend.halves import bfloat16
 from dtrain.checkpoint.files import whole
 from dtrain.hub.archives import damage_of
 
 __all__ = ["load_file", "read_npz", "save_file"]
 
-# As the file has them, and as they are in memory; bfloat16 is the upper half of a float32.
+# As the file has them, and as they are in memory.
 _DTYPES = {
-    "F64": ("<f8", "f8"), "F32": ("<f4", "f4"), "F16": ("<f2", "f2"), "BF16": ("<u2", "f4"),
+    "F64": ("<f8", "f8"), "F32": ("<f4", "f4"), "F16": ("<f2", "f2"), "BF16": ("<u2", bfloat16),
     "I64": ("<i8", "i8"), "I32": ("<i4", "i4"), "I16": ("<i2", "i2"), "I8": ("i1", "i1"),
     "U64": ("<u8", "u8"), "U32": ("<u4", "u4"), "U16": ("<u2", "u2"), "U8": ("u1", "u1"), "BOOL": ("u1", "?"),
 }  # fmt: skip
@@ -31,7 +32,7 @@ _DEFLATE_AT_MOST = 1032  # times: what this compression can do, by its format
 
 
 def load_file(filename: str | Path, device: str = "cpu") -> dict[str, Tensor]:
-    """{name: Tensor} of a .safetensors file, as safetensors.torch.load_file; bfloat16 becomes float32, exactly.
+    """{name: Tensor} of a .safetensors file, as safetensors.torch.load_file.
 
     Raises ValueError that names the file and what is wrong with it: damaged, or a dtype that dtrain does not have.
     """
@@ -62,7 +63,7 @@ def _read(file: BinaryIO, start: int, name: str, entry: Mapping[str, Any], filen
     if array.size and file.readinto(array.view("u1")) != array.nbytes:  # type: ignore[attr-defined]
         raise ValueError(f"{filename}: {name} is cut off")
     if entry["dtype"] == "BF16":
-        array = (array.astype(np.uint32) << 16).view(np.float32)
+        array = array.astype(np.uint16, copy=False).view(bfloat16)
     return array.astype(dtype, copy=False).reshape(entry["shape"])
 
 

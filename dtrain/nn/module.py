@@ -13,6 +13,7 @@ from dtrain.autograd.graph import walk
 from dtrain.autograd.mode import mode
 from dtrain.autograd.under_way import under_way
 from dtrain.backend import to_device
+from dtrain.backend.halves import bfloat16, is_float
 from dtrain.nn.attributes import Kind
 from dtrain.nn.hooks import Hooked
 from dtrain.nn.parameter import Buffer, Parameter
@@ -59,7 +60,7 @@ class Module(Hooked, Stateful):
             self.__dict__["_last_call"] = (
                 len(outputs),
                 [
-                    weakref.ref(t._node or t) if isinstance(t, Tensor) and t.array.dtype.kind == "f" else None
+                    weakref.ref(t._node or t) if isinstance(t, Tensor) and is_float(t.array.dtype) else None
                     for t in (*args, *outputs)
                 ],
             )
@@ -319,8 +320,8 @@ class Module(Hooked, Stateful):
         return self.to(np.dtype(np.float16))
 
     def bfloat16(self) -> Any:
-        """Raises TypeError: NumPy has no bfloat16."""
-        raise TypeError("bfloat16 is not available: the arrays are NumPy's, which has none; use half() or float()")
+        """Floating-point parameters and buffers to bfloat16."""
+        return self.to(bfloat16)
 
     def cpu(self) -> Any:
         """Parameters and buffers to the CPU."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from dtrain.autograd import Tensor, mark_written
 from dtrain.backend import to_device
+from dtrain.backend.halves import is_float
 from dtrain.nn.hooks import Handle
 from dtrain.nn.parameter import Parameter
 
@@ -251,7 +252,7 @@ def _as_tensor(value: Any, key: str, errors: list[str]) -> Tensor | None:
     if isinstance(value, Tensor):
         return value
     array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in "biu" and not is_float(array.dtype):
         errors.append(f"no array for {key}: {type(value).__name__} given")
         return None
     return Tensor(array)

@@ -9,6 +9,8 @@ import numpy as np
 
 from dtrain.autograd import Tensor, op
 from dtrain.backend import Array, backend_of, xp_of
+from dtrain.backend.halves import HALVES
+from dtrain.ops.arithmetic import where
 from dtrain.ops.draws import drawn_dtype, next_draw
 from dtrain.ops.dtypes import floating, only_floats
 
@@ -19,8 +21,8 @@ __all__ = [
 
 
 def _wide(x: Array) -> Array:
-    """x, in float32 where it is float16: what lies between would overflow."""
-    return x.astype(np.float32) if x.dtype == np.float16 else x
+    """x, in float32 where it is of two-byte floats: what lies between would overflow."""
+    return x.astype(np.float32) if x.dtype in HALVES else x
 
 
 def _logistic(x: Array) -> Array:
@@ -32,11 +34,17 @@ def _logistic(x: Array) -> Array:
     return 1 / (1 + xp.exp(-xp.maximum(x, -88 if x.dtype == np.float32 else -709)))
 
 
-@op
+@op(halves=True)
 def relu(input: Any, inplace: bool = False) -> Any:  # noqa: A002
     """max(x, 0). `inplace` is accepted for PyTorch's sake; a new tensor is returned all the same."""
-    y = xp_of(input).maximum(input, 0)
-    return y, lambda g: g * (y > 0)
+    kernels = backend_of(input)
+    y = kernels.relu(input)
+    return y, lambda g: kernels.relu_grad(g, y)
+
+
+@relu.formula
+def _(input: Any, inplace: bool = False) -> Any:  # noqa: A002
+    return where(input.detach() > 0, input, 0.0)
 
 
 @op
@@ -55,23 +63,24 @@ def sigmoid(x: Any) -> Any:
     return y, lambda g: g * (y * (1 - y))
 
 
-@op
+@op(halves=True)
 def gelu(input: Any, approximate: str = "none") -> Any:  # noqa: A002
     """x * Phi(x), Phi the normal distribution function (Hendrycks and Gimpel, arXiv:1606.08415).
 
     approximate="tanh": 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))). Raises ValueError for other names.
     """
-    x, dtype = _wide(input), input.dtype
-    xp = xp_of(x)
     if approximate == "tanh":
+        x, dtype = _wide(input), input.dtype
+        xp = xp_of(x)
         k = math.sqrt(2 / math.pi)
         t = xp.tanh(k * (x + 0.044715 * x * x * x))
         slope = lambda: 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * k * (1 + 3 * 0.044715 * x * x)  # noqa: E731
         return (0.5 * x * (1 + t)).astype(dtype, copy=False), lambda g: (g * slope()).astype(dtype, copy=False)
     if approximate != "none":
         raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
-    y, slope_of_x = backend_of(x).gelu(x)
-    return y.astype(dtype, copy=False), lambda g: (g * slope_of_x).astype(dtype, copy=False)
+    kernels = backend_of(input)
+    y, kept = kernels.gelu(input)
+    return y, lambda g: kernels.gelu_grad(g, kept)
 
 
 @gelu.formula

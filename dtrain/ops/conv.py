@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from dtrain.autograd import op
+from dtrain.autograd.mode import mode
 from dtrain.backend import backend_of
 from dtrain.ops.dtypes import plain, same_dtype
 from dtrain.ops.geometry import Sizes, batched, numbers, unbatched
@@ -34,7 +35,7 @@ class _Shape(NamedTuple):
         return self.stride, self.padding, self.dilation, self.groups
 
 
-@op
+@op(halves=True, lowered=True)
 def _convolution(x: Any, weight: Any, bias: Any, shape: _Shape) -> Any:
     """x: (N, I, *size), weight: (O, I / groups, *kernel), bias: (O,) or None -> (N, O, *out)"""
     a = plain(x)
@@ -45,7 +46,7 @@ def _convolution(x: Any, weight: Any, bias: Any, shape: _Shape) -> Any:
     )
 
 
-@op
+@op(halves=True, lowered=True)
 def _to_data(g: Any, weight: Any, shape: _Shape) -> Any:
     """(N, O, *out), (O, I / groups, *kernel) -> (N, I, *size): what `_convolution` sends back to x."""
     a = plain(g)
@@ -55,7 +56,7 @@ def _to_data(g: Any, weight: Any, shape: _Shape) -> Any:
     )
 
 
-@op
+@op(halves=True)
 def _to_weight(g: Any, x: Any, shape: _Shape) -> Any:
     """(N, O, *out), (N, I, *size) -> (O, I / groups, *kernel): what `_convolution` sends back to its weight."""
     a = plain(g)
@@ -85,7 +86,8 @@ def _checked(name: str, input: Any, weight: Any, bias: Any, dims: int, groups: i
         raise ValueError(f"{name}: a weight needs elements, got shape {weight.shape} for input {input.shape}")
     if bias is not None and bias.shape != (outputs,):
         raise ValueError(f"{name}: bias has shape {bias.shape}, the weight {weight.shape} wants ({outputs},)")
-    same_dtype(name, input, weight, bias)
+    if mode.autocast is None:
+        same_dtype(name, input, weight, bias)
 
 
 def _conv(dims: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
@@ -144,7 +146,7 @@ def _conv_transpose(
         )
     y = _to_data(x, weight, _Shape(size, kernel, x.shape[2:], stride, padding, dilation, groups))
     if bias is not None:
-        y = y + bias.reshape(-1, *(1,) * dims)
+        y = y + bias.to(y.dtype).reshape(-1, *(1,) * dims)
     return unbatched(y, input)
 
 

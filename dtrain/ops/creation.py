@@ -11,6 +11,7 @@ import numpy as np
 
 from dtrain.autograd import Tensor
 from dtrain.backend import to_device
+from dtrain.backend.halves import HALVES, finfo, is_float
 from dtrain.ops.draws import next_draw
 from dtrain.ops.dtypes import default_dtype
 from dtrain.ops.shape import _shape, broadcast_to
@@ -40,7 +41,7 @@ def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool
     array = np.array(data)
     if dtype is None and array.dtype == np.float64 and not hasattr(data, "dtype") and not _has_float64(data):
         dtype = default_dtype
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in "biu" and not is_float(array.dtype):
         raise TypeError(f"a tensor holds bools, integers or floats, not {array.dtype}; got {type(data).__name__}")
     return _make(array.astype(dtype, copy=False) if dtype is not None else array, device, requires_grad)
 
@@ -177,19 +178,26 @@ def scalar_tensor(s: Any, dtype: Any = None, device: Any = None, requires_grad: 
 
 def rand(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Uniform draws from [0, 1): a function of (seed, step, microbatch, call), see `manual_seed`."""
-    return _make(next_draw().random(_shape(size), _drawn(dtype)), device, requires_grad)
+    dtype = np.dtype(dtype or default_dtype)
+    drawn = next_draw().random(_shape(size), _drawn(dtype))
+    if dtype in HALVES:
+        steps = 2 / np.float32(finfo(dtype).eps)  # rounded down: 1 is never drawn
+        drawn = (np.floor(drawn * steps) / steps).astype(dtype)
+    return _make(drawn, device, requires_grad)
 
 
 def randn(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Draws from the normal distribution of mean 0 and variance 1."""
-    return _make(next_draw().standard_normal(_shape(size), _drawn(dtype)), device, requires_grad)
-
-
-def _drawn(dtype: Any) -> Any:
     dtype = np.dtype(dtype or default_dtype)
-    if dtype not in (np.float32, np.float64):
-        raise TypeError(f"random draws are float32 or float64, not {dtype}; convert with .to({dtype})")
-    return dtype.type
+    drawn = next_draw().standard_normal(_shape(size), _drawn(dtype))
+    return _make(drawn.astype(dtype, copy=False), device, requires_grad)
+
+
+def _drawn(dtype: np.dtype) -> Any:
+    """The dtype in which numbers of `dtype` are drawn."""
+    if not is_float(dtype) or dtype.itemsize > 8:
+        raise TypeError(f"random draws are floating-point numbers, not {dtype}; convert with .to({dtype})")
+    return np.float64 if dtype == np.float64 else np.float32
 
 
 def randint(

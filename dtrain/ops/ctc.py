@@ -8,6 +8,7 @@ import numpy as np
 
 from dtrain.autograd import Tensor, op
 from dtrain.backend import backend_of, xp_of
+from dtrain.ops.dtypes import in_float32
 from dtrain.ops.pointwise_loss import reduced
 from dtrain.ops.shape import squeeze, unsqueeze
 
@@ -40,6 +41,7 @@ def _lengths(name: str, lengths: Any, batch: int, limit: int) -> Any:
     return array.astype(np.int64)
 
 
+@in_float32
 def ctc_loss(
     log_probs: Any,
     targets: Any,

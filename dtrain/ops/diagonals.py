@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Tensor
-from dtrain.ops.dtypes import dimension
+from dtrain.ops.dtypes import dimension, in_float32
 from dtrain.ops.positions import spread, take_flat
 from dtrain.ops.rearranging import flip
 from dtrain.ops.shape import reshape, unsqueeze
@@ -101,6 +101,7 @@ def diagflat(input: Any, offset: int = 0) -> Any:
     return diag_embed(reshape(input, -1), offset)
 
 
+@in_float32
 def trace(input: Any) -> Any:
     """The sum of the diagonal of a matrix."""
     from dtrain.ops.reduction import sum

@@ -8,6 +8,7 @@ import numpy as np
 
 from dtrain.autograd import Tensor
 from dtrain.ops.arithmetic import clamp, maximum
+from dtrain.ops.dtypes import in_float32
 from dtrain.ops.indexing import index
 from dtrain.ops.rearranging import broadcast_tensors
 from dtrain.ops.reduction import sum
@@ -42,6 +43,7 @@ def normalize(input: Any, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -> A
     return input / clamp(vector_norm(input, p, dim, True), eps)
 
 
+@in_float32
 def cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary") -> Any:
     """The distances of order p of all pairs of rows.  (..., P, M), (..., R, M) -> (..., P, R)
 

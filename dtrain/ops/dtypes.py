@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Joint
+from dtrain.autograd import Joint, Tensor
+from dtrain.autograd.mode import mode
+from dtrain.autograd.op import to_lower
 from dtrain.backend import Array, xp_of
+from dtrain.backend.halves import HALVES, halved, is_float, widened
 
 __all__ = [
-    "Like", "default_dtype", "dimension", "floating", "only_floats", "operands", "plain", "quiet", "result_dtype",
-    "same_dtype", "unbroadcast", "zero",
+    "Like", "default_dtype", "dimension", "floating", "in_float32", "lowered", "only_floats", "operands", "plain",
+    "quiet", "result_dtype", "same_dtype", "unbroadcast", "zero",
 ]  # fmt: skip
 
 default_dtype = np.dtype(np.float32)
-_KINDS = {"b": 0, "i": 1, "u": 1, "f": 2}
+_KINDS = {"b": 0, "i": 1, "u": 1, "f": 2, "V": 2}  # V: NumPy's word for numbers that are not its own, bfloat16
 _SCALARS = {bool: np.dtype(bool), int: np.dtype(np.int64), float: default_dtype}
 
 
@@ -39,7 +42,7 @@ def result_dtype(*operands: Any) -> np.dtype:
     dtypes = [d for c, p, d in ranks if (c, p) == (category, priority)]
     result = dtypes[0]
     for d in dtypes[1:]:
-        result = np.promote_types(result, d)
+        result = np.dtype(np.float32) if {result, d} == set(HALVES) else np.promote_types(result, d)
     return result
 
 
@@ -49,9 +52,9 @@ def operands(x: Any, y: Any) -> tuple[Any, Any]:
         x = np.asarray(x) if isinstance(y, (int, float, np.generic)) else x.item()
     if isinstance(y, np.generic):
         y = np.asarray(y) if isinstance(x, (int, float)) else y.item()
-    if isinstance(y, (int, float)) and x.dtype.kind == "f":
+    if isinstance(y, (int, float)) and is_float(x.dtype):
         return x, y
-    if isinstance(x, (int, float)) and y.dtype.kind == "f":
+    if isinstance(x, (int, float)) and is_float(y.dtype):
         return x, y
     if getattr(x, "dtype", None) == getattr(y, "dtype", 0):
         return x, y
@@ -66,12 +69,12 @@ def _as(x: Any, dtype: np.dtype, other: Array) -> Array:
 
 def floating(x: Any) -> Any:
     """x itself where it is floating-point, else in the default dtype."""
-    return x if x.dtype.kind == "f" else x.astype(default_dtype)
+    return x if is_float(x.dtype) else x.astype(default_dtype)
 
 
 def only_floats(op: str, x: Any) -> None:
     """Raise TypeError unless x is floating-point, where PyTorch does not convert."""
-    if x.dtype.kind != "f":
+    if not is_float(x.dtype):
         raise TypeError(f"{op} needs a floating-point tensor, got {x.dtype} of shape {x.shape}; convert with .float()")
 
 
@@ -104,6 +107,8 @@ def unbroadcast(g: Array, x: Any) -> Array:
     """
     if g.shape == x.shape and g.dtype == x.dtype:
         return g
+    if g.dtype in HALVES:
+        return halved(unbroadcast(widened(g), x), x.dtype)
     if g.ndim > x.ndim:
         g = g.sum(tuple(range(g.ndim - x.ndim)))
     repeated = tuple(i for i, n in enumerate(x.shape) if n == 1 and g.shape[i] != 1)
@@ -131,6 +136,39 @@ def plain(x: Any) -> Any:
 def zero(g: Any) -> Any:
     """The gradient of a function of steps."""
     return xp_of(g).zeros_like(g)
+
+
+def in_float32(function: Callable[..., Any]) -> Any:
+    """`@in_float32 def f(...)`: inside of `autocast` the function is computed in float32: losses, sums of products."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if mode.autocast is None:
+            return function(*args, **kwargs)
+        before, mode.autocast = mode.autocast, None
+        try:
+            return function(*map(_wide, args), **{name: _wide(a) for name, a in kwargs.items()})
+        finally:
+            mode.autocast = before
+
+    return call
+
+
+def lowered(function: Callable[..., Any]) -> Any:
+    """`@lowered def f(...)`: inside of `autocast` all Tensors that f gets are converted, as for `@op(lowered=True)`."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if mode.autocast is not None:
+            args = tuple(to_lower(a, mode.autocast) for a in args)
+            kwargs = {name: to_lower(a, mode.autocast) for name, a in kwargs.items()}
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _wide(a: Any) -> Any:
+    return a.to(np.float32) if isinstance(a, Tensor) and a.array.dtype in HALVES else a
 
 
 def quiet(function: Callable[..., Any]) -> Callable[..., Any]:

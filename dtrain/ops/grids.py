@@ -15,7 +15,8 @@ import numpy as np
 
 from dtrain.autograd import Tensor, op
 from dtrain.backend import xp_of
-from dtrain.ops.dtypes import only_floats, plain, same_dtype
+from dtrain.backend.halves import finfo
+from dtrain.ops.dtypes import in_float32, only_floats, plain, same_dtype
 from dtrain.ops.linear import matmul
 from dtrain.ops.positions import take_flat
 from dtrain.ops.resampling import cubic
@@ -32,7 +33,7 @@ def _bounded(x: Any, n: int, padding_mode: str, align_corners: bool) -> tuple[An
     xp = xp_of(x)
     low, high = (0.0, n - 1.0) if align_corners else (-0.5, n - 0.5)
     missing = xp.isnan(x)  # as if the grid were -1
-    far = min(1e9, float(np.finfo(x.dtype).max) / 2)  # infinity has no remainder
+    far = min(1e9, float(finfo(x.dtype).max) / 2)  # infinity has no remainder
     y = xp.where(missing, low, xp.clip(x, -far, far)).astype(x.dtype)
     slope = xp.where(missing, 0, 1)
     if padding_mode == "reflection":
@@ -94,6 +95,7 @@ def _spread(image: Any, axes: Sequence[Sequence[tuple[Any, Any]]]) -> Any:
     return total
 
 
+@in_float32
 def grid_sample(
     input: Any,
     grid: Any,

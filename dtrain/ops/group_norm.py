@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Tensor
+from dtrain.backend.halves import HALVES
 from dtrain.ops.creation import zeros
 from dtrain.ops.shape import cat, reshape
 
@@ -92,7 +93,7 @@ def rms_norm(input: Any, normalized_shape: Sequence[int], weight: Any = None, ep
             f"rms_norm: an input of shape {input.shape}, a weight of shape {getattr(weight, 'shape', None)}: the last "
             f"dimensions must be normalized_shape {shape}, which must be that of the weight"
         )
-    x = input.to(np.float32) if input.dtype == np.float16 else input  # the squares would overflow
+    x = input.to(np.float32) if input.dtype in HALVES else input  # the squares would overflow
     eps = float(np.finfo(x.dtype).eps) if eps is None else eps
     y = x / ((x * x).mean(tuple(range(-k, 0)), keepdim=True) + eps).sqrt()
     return (y if weight is None else y * weight).to(input.dtype)

@@ -18,6 +18,7 @@ import numpy as np
 
 from dtrain.autograd import Tensor, is_grad_enabled, mark_written, op
 from dtrain.backend import Array
+from dtrain.backend.halves import is_float
 from dtrain.ops import (
     activation,
     arithmetic,
@@ -242,7 +243,7 @@ def _of_values(name: str, values: Callable[..., Any]) -> Callable[..., Any]:
 
 def _put(x: Tensor, key: Any, value: Any, name: str) -> Tensor:
     recorded = x.requires_grad or isinstance(value, Tensor) and value.requires_grad
-    if not recorded or not is_grad_enabled() or x.dtype.kind != "f":
+    if not recorded or not is_grad_enabled() or not is_float(x.dtype):
         _assign(x.array, key, value.array if isinstance(value, Tensor) else value)
         mark_written(x.array)
         return x

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dtrain.autograd import Joint, op
-from dtrain.backend import Array, xp_of
-from dtrain.ops.dtypes import same_dtype, unbroadcast
+from dtrain.backend import Array, backend_of, xp_of
+from dtrain.backend.halves import HALVES
+from dtrain.ops.dtypes import plain, same_dtype, unbroadcast
 
 __all__ = ["bilinear", "linear", "matmul"]
 
@@ -17,7 +18,12 @@ def _swap(x: Array) -> Array:
     return x.swapaxes(-1, -2)
 
 
-@op
+def _product(x: Array, y: Array) -> Array:
+    """x @ y, which NumPy gives to BLAS; of two-byte floats a kernel of the backend's."""
+    return backend_of(x).matmul(x, y) if x.dtype in HALVES and plain(x) is x else x @ y
+
+
+@op(halves=True, lowered=True)
 def matmul(x: Any, y: Any) -> Any:
     """The product of matrices. x: (..., I, K), y: (..., K, J) -> (..., I, J)
 
@@ -38,20 +44,20 @@ def matmul(x: Any, y: Any) -> Any:
         return xp.expand_dims(g, -2) if x.ndim == 1 else g
 
     def pullback_x(g: Array) -> Array:
-        return unbroadcast(matrix(g) @ _swap(b), a).reshape(x.shape)
+        return unbroadcast(_product(matrix(g), _swap(b)), a).reshape(x.shape)
 
     def pullback_y(g: Array) -> Array:
         g = matrix(g)
         if b.ndim == 2 and a.ndim > 2:
             # One product over all leading dimensions instead of one each and a sum.
             n = math.prod(a.shape[:-1])
-            return (a.reshape(n, a.shape[-1]).T @ g.reshape(n, g.shape[-1])).reshape(y.shape)
-        return unbroadcast(_swap(a) @ g, b).reshape(y.shape)
+            return _product(a.reshape(n, a.shape[-1]).T, g.reshape(n, g.shape[-1])).reshape(y.shape)
+        return unbroadcast(_product(_swap(a), g), b).reshape(y.shape)
 
-    return x @ y, (pullback_x, pullback_y)
+    return _product(x, y), (pullback_x, pullback_y)
 
 
-@op
+@op(halves=True, lowered=True)
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:  # noqa: A002
     """input @ weight.T + bias.  input: (..., I), weight: (O, I), bias: (O,) -> (..., O)"""
     x, w = input, weight
@@ -63,13 +69,23 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:  # noqa: A002
     same_dtype("linear", x, w, bias)
     n = math.prod(x.shape[:-1])
     rows = x.reshape(n, x.shape[-1]) if x.ndim != 2 else x
-    y = rows.dot(w.T)
-    if bias is not None:
-        y += bias
+    if w.dtype in HALVES:
+        y = backend_of(rows).linear(rows, w, bias)
+    else:
+        y = rows.dot(w.T)
+        if bias is not None:
+            y += bias
 
     def pullback(g: Array, needs: Sequence[bool]) -> list[Array | None]:
         xp = xp_of(g)
         g = g.reshape(n, w.shape[0]) if g.ndim != 2 else g
+        if g.dtype in HALVES:
+            kernels = backend_of(g)
+            return [
+                kernels.matmul(g, w).reshape(x.shape) if needs[0] else None,
+                kernels.matmul(g.T, rows) if needs[1] else None,
+                kernels.channel_sums(g) if len(needs) > 2 and needs[2] else None,
+            ]
         return [
             g.dot(w).reshape(x.shape) if needs[0] else None,
             g.T.dot(rows) if needs[1] else None,

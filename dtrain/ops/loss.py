@@ -10,7 +10,7 @@ import numpy as np
 
 from dtrain.autograd import Joint, Tensor, op
 from dtrain.backend import Array, backend_of, xp_of
-from dtrain.ops.dtypes import same_dtype
+from dtrain.ops.dtypes import in_float32, same_dtype
 
 __all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "mse_loss"]
 
@@ -39,6 +39,7 @@ def _same_shape(name: str, input: Array, target: Array) -> None:  # noqa: A002
     same_dtype(name, input, target)
 
 
+@in_float32
 @op
 def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Any:  # noqa: A002
     """(input - target)^2, its mean or sum. input, target: one shape; NaN is the mean of nothing."""
@@ -48,6 +49,7 @@ def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Any:  # noqa: 
     return value, (lambda g: 2 * spread(g) * difference, lambda g: -2 * spread(g) * difference)
 
 
+@in_float32
 @op
 def binary_cross_entropy_with_logits(
     input: Any,  # noqa: A002
@@ -79,6 +81,7 @@ def binary_cross_entropy_with_logits(
     )
 
 
+@in_float32
 @op
 def cross_entropy(
     input: Any,  # noqa: A002

@@ -12,6 +12,7 @@ from dtrain.ops import arithmetic
 from dtrain.ops.activation import logsigmoid
 from dtrain.ops.arithmetic import clamp, minimum, where
 from dtrain.ops.distances import pairwise_distance
+from dtrain.ops.dtypes import in_float32
 from dtrain.ops.indexing import gather
 from dtrain.ops.pointwise_loss import reduced
 from dtrain.ops.reduction import mean, sum
@@ -23,6 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+@in_float32
 def margin_ranking_loss(input1: Any, input2: Any, target: Any, margin: float = 0.0, reduction: str = "mean") -> Any:
     """max(0, margin - t (x1 - x2)), t of 1 (x1 should be the larger) and -1. Raises ValueError for other dimensions."""
     if not input1.ndim == input2.ndim == target.ndim:
@@ -32,6 +34,7 @@ def margin_ranking_loss(input1: Any, input2: Any, target: Any, margin: float = 0
     return reduced(clamp(margin - target * (input1 - input2), 0), reduction)
 
 
+@in_float32
 def cosine_embedding_loss(input1: Any, input2: Any, target: Any, margin: float = 0.0, reduction: str = "mean") -> Any:
     """1 - cos(x1, x2) where t = 1, max(0, cos(x1, x2) - margin) where t = -1.  inputs (N, D) or (D,), target (N,) or ()
 
@@ -52,6 +55,7 @@ def cosine_embedding_loss(input1: Any, input2: Any, target: Any, margin: float =
     )
 
 
+@in_float32
 def multi_margin_loss(
     input: Any,
     target: Any,
@@ -84,6 +88,7 @@ def multi_margin_loss(
     return reduced(sum(where(others, gap, Tensor(np.zeros((), input.dtype))), -1) / classes, reduction)
 
 
+@in_float32
 def multilabel_margin_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
     """sum over classes t of the target, and i not of it, of max(0, 1 - (x[t] - x[i])) / C.  Both (N, C) or (C,)
 
@@ -115,6 +120,7 @@ def multilabel_soft_margin_loss(input: Any, target: Any, weight: Any = None, red
     return reduced(mean(loss if weight is None else loss * weight, -1), reduction)
 
 
+@in_float32
 def triplet_margin_loss(
     anchor: Any,
     positive: Any,

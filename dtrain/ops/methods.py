@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Tensor
+from dtrain.backend.halves import bfloat16
 from dtrain.ops import (
     activation,
     arithmetic,
@@ -143,6 +144,7 @@ def _converted_to(dtype: type) -> Callable[..., Any]:
 
 
 for name, dtype in (
+    ("bfloat16", bfloat16),
     ("float", np.float32), ("double", np.float64), ("half", np.float16), ("long", np.int64), ("int", np.int32),
     ("short", np.int16), ("bool", np.bool_), ("byte", np.uint8), ("char", np.int8),
 ):  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 
 from dtrain.autograd import Tensor
 from dtrain.backend import xp_of
+from dtrain.backend.halves import is_float
 from dtrain.ops.activation import softmax
 from dtrain.ops.attention import scaled_dot_product_attention
 from dtrain.ops.creation import zeros
@@ -137,7 +138,7 @@ def _check_inputs(query: Any, key: Any, value: Any, padding: Any, mask: Any, hea
             f"{(batch * heads, length, keys)}"
         )
     for name, m in (("key_padding_mask", padding), ("attn_mask", mask)):
-        if m is not None and m.dtype.kind not in "bf":
+        if m is not None and m.dtype.kind != "b" and not is_float(m.dtype):
             raise TypeError(f"{_NAME}: {name} must be of bools or floating-point numbers, got {m.dtype}")
     return query.ndim == 3
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from dtrain.autograd import Joint, op
 from dtrain.backend import Array, backend_of, device_of, to_device, to_numpy
+from dtrain.backend.halves import HALVES
+from dtrain.ops.dtypes import Like
 
 __all__ = ["batch_norm", "layer_norm", "sync_batch_norm"]
 
@@ -53,16 +55,16 @@ def batch_norm(
     return y
 
 
-@op
+@op(halves=True)
 def _batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float, found: list[Array]) -> Any:
     """x normalised with mean and var, or without them with its own, which are left in `found`."""
     kernels = backend_of(x)
-    y, of_x, variance, normal, scale = kernels.batch_norm(x, weight, bias, mean, var, eps)
+    y, of_x, variance, kept = kernels.batch_norm(x, weight, bias, mean, var, eps)
     found[:] = of_x, variance
-    of_batch = mean is None
+    of_batch, like = mean is None, Like(x)
 
     def pullback(g: Array, needs: Sequence[bool]) -> list[Array | None]:
-        return kernels.batch_norm_grad(g, normal, scale, weight, of_batch, needs)
+        return _in_dtypes(kernels.batch_norm_grad(g, kept, weight, of_batch, needs), like, weight, bias)
 
     return y, Joint(pullback)
 
@@ -78,7 +80,7 @@ def _(x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float, found: li
     return y if bias is None else y + bias.reshape(wide)
 
 
-@op
+@op(halves=True)
 def sync_batch_norm(
     input: Any,  # noqa: A002
     weight: Any,
@@ -102,13 +104,13 @@ def sync_batch_norm(
     x = input
     _check_channels(x, weight, bias, running_mean, running_var)
     kernels, place = backend_of(x), device_of(x)
-    channels = x.shape[1]
+    channels, like = x.shape[1], Like(x)
 
     def of_all(*parts: Array) -> Array:
         return gather(np.concatenate([np.ravel(to_numpy(part)).astype(np.float64) for part in parts]))
 
     def here(values: Array) -> Array:
-        return to_device(values.astype(x.dtype), place)
+        return to_device(values.astype(np.float32 if like.dtype in HALVES else like.dtype), place)
 
     rows = of_all(np.array(x.size // max(1, channels)), *kernels.batch_norm_stats(x))
     counts, means, m2 = rows[:, :1], rows[:, 1 : channels + 1], rows[:, channels + 1 :]
@@ -123,14 +125,20 @@ def sync_batch_norm(
     if count:
         _move(running_mean, momentum, to_device(mean, place))
         _move(running_var, momentum, to_device(var, place), count / (count - 1))
-    y, _, _, normal, scale = kernels.batch_norm(x, weight, bias, here(mean), here(var), eps)
+    y, _, _, kept = kernels.batch_norm(x, weight, bias, here(mean), here(var), eps)
 
     def pullback(g: Array, needs: Sequence[bool]) -> list[Array | None]:
-        sums = of_all(*kernels.batch_norm_grad_sums(g, normal)).sum(0)
+        sums = of_all(*kernels.batch_norm_grad_sums(g, kept)).sum(0)
         of_g, of_g_normal = here(sums[:channels]), here(sums[channels:])
-        return kernels.batch_norm_grad(g, normal, scale, weight, True, needs, (of_g, of_g_normal, count))
+        found = kernels.batch_norm_grad(g, kept, weight, True, needs, (of_g, of_g_normal, count))
+        return _in_dtypes(found, like, weight, bias)
 
     return y, Joint(pullback)
+
+
+def _in_dtypes(gradients: Sequence[Array | None], *inputs: Any) -> list[Array | None]:
+    """Each gradient in the dtype of its input."""
+    return [g if g is None else g.astype(x.dtype, copy=False) for g, x in zip(gradients, inputs, strict=False)]
 
 
 def _check_channels(x: Any, *per_channel: Any) -> None:
@@ -148,7 +156,7 @@ def _move(running: Array | None, momentum: float, statistic: Array, factor: floa
         running += (momentum * factor) * statistic
 
 
-@op
+@op(halves=True)
 def layer_norm(
     input: Any,  # noqa: A002
     normalized_shape: Any,
@@ -168,16 +176,17 @@ def layer_norm(
     for p in (weight, bias):
         if p is not None and p.shape != shape:
             raise ValueError(f"layer_norm: a parameter of shape {p.shape} does not have normalized_shape {shape}")
-    d = math.prod(shape)
+    d, like = math.prod(shape), Like(x)
     kernels = backend_of(x)
     flat = [None if p is None else p.reshape(d) for p in (weight, bias)]
-    y, normal, scale = kernels.layer_norm(x.reshape(-1, d), flat[0], flat[1], eps)
+    y, kept = kernels.layer_norm(x.reshape(-1, d), flat[0], flat[1], eps)
 
     def pullback(g: Array, needs: Sequence[bool]) -> list[Array | None]:
         needs = (*needs, False, False)[:4]
-        gx, gw, gb = kernels.layer_norm_grad(g.reshape(-1, d), normal, scale, flat[0], (needs[0], *needs[2:]))
+        found = kernels.layer_norm_grad(g.reshape(-1, d), kept, flat[0], (needs[0], *needs[2:]))
+        gx, gw, gb = _in_dtypes(found, like, weight, bias)
         return [
-            gx if gx is None else gx.reshape(x.shape),
+            gx if gx is None else gx.reshape(like.shape),
             None,
             *(p if p is None else p.reshape(shape) for p in (gw, gb)),
         ]

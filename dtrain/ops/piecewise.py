@@ -49,7 +49,7 @@ def _leaky(x: Array, slope: float) -> Any:
     return y, lambda g: xp_of(g).where(x > 0, g, slope * g)
 
 
-@op
+@op(lowered=True)
 def prelu(input: Any, weight: Any) -> Any:  # noqa: A002
     """x where x > 0, else weight * x.  input: (N, C, ...), weight: (C,), or (1,) or () for all channels
 

@@ -14,7 +14,7 @@ from dtrain.ops import arithmetic
 from dtrain.ops.activation import logsigmoid
 from dtrain.ops.arithmetic import where
 from dtrain.ops.binary import xlogy
-from dtrain.ops.dtypes import quiet
+from dtrain.ops.dtypes import in_float32, quiet
 from dtrain.ops.indexing import gather
 from dtrain.ops.rearranging import broadcast_tensors
 from dtrain.ops.shape import squeeze, unsqueeze
@@ -64,12 +64,14 @@ def _weighted(loss: Any, weight: Any, reduction: str) -> Any:
     return reduced(loss * weight, reduction, weight.sum())
 
 
+@in_float32
 def l1_loss(input: Any, target: Any, reduction: str = "mean", weight: Any = None) -> Any:
     """|input - target|, its mean or sum; weight, of input's shape, multiplies it and gives what "mean" divides by."""
     input, target = _common("l1_loss", input, target)
     return _weighted(arithmetic.abs(input - target), weight, reduction)
 
 
+@in_float32
 def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0, weight: Any = None) -> Any:
     """d^2 / 2 where |d| < delta, else delta (|d| - delta / 2), d = input - target (Huber, 1964).
 
@@ -85,6 +87,7 @@ def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 
     return _weighted(where(size < delta, 0.5 * d * d, delta * (size - 0.5 * delta)), weight, reduction)
 
 
+@in_float32
 def smooth_l1_loss(input: Any, target: Any, reduction: str = "mean", beta: float = 1.0) -> Any:
     """d^2 / (2 beta) where |d| < beta, else |d| - beta / 2, d = input - target (Girshick, arXiv:1504.08083)."""
     if beta < 0:
@@ -101,16 +104,15 @@ def smooth_l1_loss(input: Any, target: Any, reduction: str = "mean", beta: float
 @quiet
 def _cross_entropy_of_two(x: Any, t: Any) -> Any:
     """-(t log x + (1 - t) log(1 - x)), elementwise."""
-    xp, dtype = xp_of(x, t), x.dtype
-    x, t = (v.astype(np.float32) if v.dtype == np.float16 else v for v in (x, t))
+    xp = xp_of(x, t)
     log_x, log_y = xp.maximum(xp.log(x), -100), xp.maximum(xp.log1p(-x), -100)
-    value = -(t * log_x + (1 - t) * log_y)
-    return value.astype(dtype, copy=False), (
-        lambda g: (g * ((x - t) / xp.maximum((1 - x) * x, 1e-12))).astype(dtype, copy=False),
-        lambda g: (g * (log_y - log_x)).astype(dtype, copy=False),
+    return -(t * log_x + (1 - t) * log_y), (
+        lambda g: g * ((x - t) / xp.maximum((1 - x) * x, 1e-12)),
+        lambda g: g * (log_y - log_x),
     )
 
 
+@in_float32
 def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Any:
     """-(t log x + (1 - t) log(1 - x)) weight for probabilities x; logarithms are at least -100.
 
@@ -124,6 +126,7 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction:
     return reduced(loss if weight is None else loss * weight, reduction)
 
 
+@in_float32
 def kl_div(input: Any, target: Any, reduction: str = "mean", log_target: bool = False) -> Any:
     """t (log t - x), x the logarithms of probabilities, t probabilities (their logarithms with log_target).
 
@@ -135,6 +138,7 @@ def kl_div(input: Any, target: Any, reduction: str = "mean", log_target: bool = 
     return reduced(loss, reduction)
 
 
+@in_float32
 def nll_loss(input: Any, target: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean") -> Any:
     """-weight[t] input[n, t], t the class of sample n.  input: (N, C, ...) or (C,), log-probabilities; target: (N, ...)
 
@@ -167,6 +171,7 @@ def nll_loss(input: Any, target: Any, weight: Any = None, ignore_index: int = -1
     return reduced(loss, reduction, Tensor(np.asarray(factor.sum())) if reduction == "mean" else None)
 
 
+@in_float32
 def poisson_nll_loss(
     input: Any,
     target: Any,
@@ -208,6 +213,7 @@ def gaussian_nll_loss(
     return reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)
 
 
+@in_float32
 def soft_margin_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
     """log(1 + exp(-t x)), t of 1 and -1. Raises ValueError where the shapes differ."""
     if input.shape != target.shape:
@@ -215,6 +221,7 @@ def soft_margin_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
     return reduced(-logsigmoid(target * input), reduction)
 
 
+@in_float32
 def hinge_embedding_loss(input: Any, target: Any, margin: float = 1.0, reduction: str = "mean") -> Any:
     """x where t = 1, max(0, margin - x) where t = -1."""
     apart = where(target != 1, arithmetic.clamp(margin - input, 0), 0.0)

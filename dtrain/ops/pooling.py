@@ -13,7 +13,7 @@ import numpy as np
 
 from dtrain.autograd import op
 from dtrain.backend import Array, backend_of
-from dtrain.ops.dtypes import only_floats, plain
+from dtrain.ops.dtypes import in_float32, only_floats, plain
 from dtrain.ops.geometry import Sizes, Windows, adaptive_size, batched, numbers, unbatched, windows_on
 
 __all__ = [
@@ -92,6 +92,7 @@ def avg_pool2d(
     return _avg_pool(2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
+@in_float32
 def avg_pool3d(
     input: Any,  # noqa: A002
     kernel_size: Any,

@@ -21,7 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-@op
+@op(halves=True)
 def take_flat(x: Any, where: Array) -> Any:
     """x.reshape(-1)[where]: the elements at `where`, in its shape."""
     shape = x.shape  # the pullbacks of this file keep no array of values
@@ -37,7 +37,7 @@ def spread(g: Any, where: Array, shape: tuple[int, ...]) -> Any:
     return flat.reshape(shape), lambda k: take_flat.raw(k, where)
 
 
-@op
+@op(halves=True)
 def place(x: Any, source: Any, where: Array) -> Any:
     """x with `source`, a number or an array that broadcasts, at `where`; of several on one place the last stays."""
     flat = plain(x).reshape(-1).copy()
@@ -48,14 +48,14 @@ def place(x: Any, source: Any, where: Array) -> Any:
     )
 
 
-@op
+@op(halves=True)
 def slice_of(x: Any, key: Any) -> Any:
     """x[key] for slices, numbers or a mask: no element is taken twice. Without a copy for slices."""
     shape = x.shape
     return plain(x)[key], lambda g: unslice.raw(g, key, shape)
 
 
-@op
+@op(halves=True)
 def unslice(g: Any, key: Any, shape: tuple[int, ...]) -> Any:
     """Zeros of `shape` with g at `key`."""
     h = plain(g)
@@ -64,7 +64,7 @@ def unslice(g: Any, key: Any, shape: tuple[int, ...]) -> Any:
     return full, lambda k: slice_of.raw(k, key)
 
 
-@op
+@op(halves=True)
 def rows(x: Any, index: Array, dim: int) -> Any:
     """The slices of x along dim at `index`, a vector of numbers from 0."""
     size = x.shape[dim]

@@ -11,7 +11,7 @@ import numpy as np
 from dtrain.autograd import Tensor
 from dtrain.ops.arithmetic import add, mul, sub
 from dtrain.ops.diagonals import diagonal
-from dtrain.ops.dtypes import dimension
+from dtrain.ops.dtypes import dimension, lowered
 from dtrain.ops.linear import matmul
 from dtrain.ops.rearranging import movedim
 from dtrain.ops.reduction import sum
@@ -94,6 +94,7 @@ def _added(name: str, input: Any, product: Any, beta: float, alpha: float) -> An
     return add(product, input if beta == 1 else mul(input, beta))
 
 
+@lowered
 def addmm(input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
     """beta input + alpha mat1 @ mat2; beta 0 leaves input out."""
     return _added("addmm", input, mm(mat1, mat2), beta, alpha)
@@ -109,11 +110,13 @@ def addr(input: Any, vec1: Any, vec2: Any, *, beta: float = 1, alpha: float = 1)
     return _added("addr", input, outer(vec1, vec2), beta, alpha)
 
 
+@lowered
 def baddbmm(input: Any, batch1: Any, batch2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
     """beta input + alpha bmm(batch1, batch2)"""
     return _added("baddbmm", input, bmm(batch1, batch2), beta, alpha)
 
 
+@lowered
 def addbmm(input: Any, batch1: Any, batch2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
     """beta input + alpha times the sum of the products of a batch of matrices"""
     return _added("addbmm", input, sum(bmm(batch1, batch2), 0), beta, alpha)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Tensor
+from dtrain.backend.halves import finfo, is_float
 from dtrain.ops.dtypes import default_dtype
 from dtrain.ops.dtypes import result_dtype as _result_dtype
 
@@ -16,7 +17,7 @@ __all__ = [
     "resolve_conj", "resolve_neg", "result_type",
 ]  # fmt: skip
 
-finfo, iinfo = np.finfo, np.iinfo
+iinfo = np.iinfo
 
 
 def numel(input: Tensor) -> int:
@@ -36,7 +37,7 @@ def is_complex(input: Tensor) -> bool:
 
 def is_signed(input: Tensor) -> bool:
     """Whether the dtype has negative numbers."""
-    return input.dtype.kind in "if"
+    return input.dtype.kind == "i" or is_float(input.dtype)
 
 
 def is_nonzero(input: Tensor) -> bool:
@@ -66,7 +67,7 @@ def result_type(tensor1: Any, tensor2: Any) -> np.dtype:
 
 def can_cast(from_: Any, to: Any) -> bool:
     """Whether an in-place operation may write from_'s dtype into to's: no float into integers, no number into bools."""
-    order = {"b": 0, "u": 1, "i": 1, "f": 2}
+    order = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2}  # V: bfloat16
     return order[np.dtype(from_).kind] <= order[np.dtype(to).kind]
 
 

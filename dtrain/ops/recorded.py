@@ -10,6 +10,7 @@ import numpy as np
 
 from dtrain.autograd import Recorded
 from dtrain.backend import NoKernelError
+from dtrain.backend.halves import is_float
 from dtrain.ops import activation, arithmetic, binary, elementwise, indexing, linear, reduction, scan, shape
 
 __all__ = ["Namespace"]
@@ -74,7 +75,7 @@ def _reshape(x: Any, *sizes: Any, order: str = "C") -> Any:
 def _astype(
     x: Any, dtype: Any, order: str = "K", casting: str = "unsafe", subok: bool = True, copy: bool = True
 ) -> Any:
-    if np.dtype(dtype).kind != "f":
+    if not is_float(np.dtype(dtype)):
         return x.tensor.array.astype(dtype)
     return Recorded(x.tensor.to(dtype))
 

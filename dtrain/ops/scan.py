@@ -21,7 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-@op
+@op(halves=True)
 def flip_axis(x: Any, axis: int) -> Any:
     """x in reverse order along an axis."""
     return xp_of(plain(x)).flip(plain(x), axis), lambda g: flip_axis.raw(g, axis)

@@ -10,6 +10,7 @@ import numpy as np
 
 from dtrain.autograd import Tensor, op
 from dtrain.backend import Array
+from dtrain.backend.halves import is_float
 from dtrain.ops import arithmetic
 from dtrain.ops.dtypes import dimension, plain
 from dtrain.ops.indexing import check_fit, raw_key
@@ -120,7 +121,7 @@ def _neutral(reduce: str, dtype: np.dtype) -> Any:
         return 0
     if reduce == "prod":
         return 1
-    if dtype.kind == "f":
+    if is_float(dtype):
         return -np.inf if reduce == "amax" else np.inf
     if dtype.kind == "b":
         return reduce == "amin"

@@ -27,7 +27,7 @@ def _shape(sizes: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(int(s) for s in sizes)
 
 
-@op
+@op(halves=True)
 def _reshape(x: Any, shape: tuple[int, ...]) -> Any:
     if -1 in shape and not x.size:
         # Of no elements: as many as there would be per sample, so that x.view(len(x), -1) works for no samples.
@@ -63,7 +63,7 @@ def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     return _reshape(x, (*shape[:lo], math.prod(shape[lo : hi + 1]), *shape[hi + 1 :]))
 
 
-@op
+@op(halves=True)
 def _permute(x: Any, dims: tuple[int, ...]) -> Any:
     return x.transpose(dims), lambda g: g.transpose(np.argsort(dims))
 
@@ -86,7 +86,7 @@ def transpose(x: Any, dim0: int, dim1: int) -> Any:
     return _permute(x, tuple(dims))
 
 
-@op
+@op(halves=True)
 def squeeze(x: Any, dim: Any = None) -> Any:
     """Without the dimensions of size 1 (all, or those of dim that have size 1)."""
     dims = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
@@ -95,7 +95,7 @@ def squeeze(x: Any, dim: Any = None) -> Any:
     return x.squeeze(axes), lambda g: g.reshape(before)
 
 
-@op
+@op(halves=True)
 def unsqueeze(x: Any, dim: int) -> Any:
     """With a new dimension of size 1 at dim."""
     if not -x.ndim - 1 <= dim <= x.ndim:
@@ -104,7 +104,7 @@ def unsqueeze(x: Any, dim: int) -> Any:
     return xp_of(x).expand_dims(x, dim), lambda g: g.reshape(before)
 
 
-@op
+@op(halves=True)
 def broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
     """x repeated to `shape` by the rules of broadcasting, without a copy (read-only)."""
     before = Like(x)
@@ -118,19 +118,19 @@ def expand(x: Any, *sizes: Any) -> Any:
     return broadcast_to(x, tuple(x.shape[i - lead] if s == -1 else s for i, s in enumerate(shape)))
 
 
-@op
+@op(halves=True)
 def clone(x: Any) -> Any:
     """A copy."""
     return x.copy(), lambda g: g
 
 
-@op
+@op(halves=True)
 def contiguous(x: Any) -> Any:
     """x in row-major order, copied only where it is not."""
     return xp_of(x).asarray(x, order="C"), lambda g: g
 
 
-@op
+@op(halves=True)
 def _cat(*arrays: Any, dim: int = 0) -> Any:
     xp = xp_of(*arrays)
     dtype = result_dtype(*arrays)
@@ -167,7 +167,7 @@ def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
     return _cat(*[unsqueeze(t, dim) for t in tensors], dim=dim)
 
 
-@op
+@op(halves=True)
 def _split(x: Any, ends: tuple[int, ...], dim: int) -> Any:
     xp = xp_of(x)
     parts = tuple(xp.split(x, ends, dim))

@@ -8,7 +8,7 @@ import numpy as np
 
 from dtrain.autograd import Tensor
 from dtrain.backend import Array
-from dtrain.ops.dtypes import dimension
+from dtrain.ops.dtypes import dimension, in_float32
 from dtrain.ops.positions import along, take_flat
 from dtrain.ops.rearranging import movedim
 from dtrain.ops.shape import reshape, squeeze, unsqueeze
@@ -182,6 +182,7 @@ def _quantile(input: Any, q: Any, dim: int | None, keepdim: bool, interpolation:
     return value if q.ndim else squeeze(value, 0)
 
 
+@in_float32
 def quantile(
     input: Any, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
 ) -> Any:
@@ -193,6 +194,7 @@ def quantile(
     return _quantile(input, q, dim, keepdim, interpolation, False)
 
 
+@in_float32
 def nanquantile(
     input: Any, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
 ) -> Any:

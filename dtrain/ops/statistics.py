@@ -10,7 +10,7 @@ import numpy as np
 from dtrain.autograd import Tensor, op
 from dtrain.backend import xp_of
 from dtrain.ops import arithmetic, reduction
-from dtrain.ops.dtypes import dimension, quiet
+from dtrain.ops.dtypes import dimension, in_float32, quiet
 from dtrain.ops.rearranging import movedim
 from dtrain.ops.shape import cat, reshape, squeeze, unsqueeze
 
@@ -66,6 +66,7 @@ def _(x: Any, axis: int) -> Any:
     return x[0] if len(x) else arithmetic.add(reduction.sum(x, 0), 1)
 
 
+@in_float32
 def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """The product over dim, or of all elements. Bools and integers are multiplied as int64, unless dtype says."""
     if dtype is not None and np.dtype(dtype) == np.bool_:
@@ -171,6 +172,7 @@ def dist(input: Any, other: Any, p: float = 2) -> Any:
     return vector_norm(arithmetic.sub(input, other), p)
 
 
+@in_float32
 def renorm(input: Any, p: float, dim: int, maxnorm: float) -> Any:
     """Each slice along dim scaled down to a norm of order p of maxnorm where it is larger."""
     axis = dimension(dim, input.ndim)

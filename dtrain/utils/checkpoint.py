@@ -10,6 +10,7 @@ from typing import Any
 
 from dtrain.autograd import Joint, Tensor, enable_grad, is_grad_enabled, op
 from dtrain.autograd.graph import Node, walk
+from dtrain.autograd.mode import mode
 from dtrain.backend import Array
 from dtrain.backend.random import key
 
@@ -25,14 +26,14 @@ def checkpoint(
 ) -> Any:
     """function(*args, **kwargs), a Tensor or a tuple of them, without keeping what its backward pass needs.
 
-    In backward the function is run once more, with the same random draws (others with preserve_rng_state=False), so it
-    must compute the same again: statistics that it updates are updated twice, as in PyTorch. Its gradients, and those
-    of all parameters that it uses, are the same bits as without. use_reentrant changes nothing. Gradients of gradients
-    (create_graph=True) raise RuntimeError.
+    In backward the function is run once more, in the same precision (`autocast`) and with the same random draws (others
+    with preserve_rng_state=False), so it must compute the same again: statistics that it updates are updated twice, as
+    in PyTorch. Its gradients, and those of all parameters that it uses, are the same bits as without. use_reentrant
+    changes nothing. Gradients of gradients (create_graph=True) raise RuntimeError.
     """
     if not is_grad_enabled():
         return function(*args, **kwargs)
-    begin = dict(key.__dict__)
+    begin, precision = dict(key.__dict__), mode.autocast
     outputs, leaves = _run(function, args, kwargs)
     inputs = [a for a in args if isinstance(a, Tensor)]
     values = tuple(o.array for o in outputs)
@@ -47,7 +48,8 @@ def checkpoint(
             raise RuntimeError(
                 "checkpoint() cannot be differentiated twice (create_graph=True); call the function itself"
             )
-        here, nodes = dict(key.__dict__), [leaf._node for leaf in leaves]
+        here, nodes, outside = dict(key.__dict__), [leaf._node for leaf in leaves], mode.autocast
+        mode.autocast = precision
         if preserve_rng_state:
             key.__dict__.update(begin)
         for leaf in leaves:
@@ -56,6 +58,7 @@ def checkpoint(
             return _gradients(function, args, kwargs, leaves, gradients)
         finally:
             key.__dict__.update(here)
+            mode.autocast = outside
             for leaf, node in zip(leaves, nodes, strict=True):
                 leaf._node = node
 

@@ -65,13 +65,22 @@ def test_pytorch_reads_our_safetensors(torch: Any, tmp_path: Path) -> None:
     assert all((again[name].array == value.array).all() for name, value in model.state_dict().items())
 
 
-def test_bfloat16_becomes_float32(torch: Any, tmp_path: Path) -> None:
-    from safetensors.torch import save_file
+def test_bfloat16(torch: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    def same_bits(a: Any, b: Any) -> bool:
+        return a.dtype == b.dtype and torch.equal(a.view(torch.int16), b.view(torch.int16))
 
     values = torch.tensor([[1.0, -2.5, 3.1e38], [1e-40, float("inf"), float("nan")]]).bfloat16()
     save_file({"x": values, "y": torch.ones(3)}, tmp_path / "x.safetensors")
     loaded = hub.load_file(tmp_path / "x.safetensors")
-    np.testing.assert_array_equal(loaded["x"].array, values.float().numpy(), strict=True)
+    assert loaded["x"].dtype == dtrain.bfloat16
+    np.testing.assert_array_equal(loaded["x"].float().array, values.float().numpy(), strict=True)
+    hub.save_file(loaded, tmp_path / "again.safetensors")
+    assert same_bits(load_file(tmp_path / "again.safetensors")["x"], values)
+    dtrain.save(loaded, tmp_path / "x.pt")
+    assert same_bits(torch.load(tmp_path / "x.pt")["x"], values)
+    assert dtrain.load(tmp_path / "x.pt")["x"].array.tobytes() == loaded["x"].array.tobytes()
     save_file({"x": values.to(torch.float8_e4m3fn)}, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match=r"x.safetensors: x has dtype F8_E4M3, which dtrain does not have"):
         hub.load_file(tmp_path / "x.safetensors")

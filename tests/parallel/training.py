@@ -13,7 +13,7 @@ from dtrain import data, nn, optim
 from dtrain.comm import Communicator
 from dtrain.nn import functional as F
 
-__all__ = ["fingerprint", "make_net", "make_sync_net", "train"]
+__all__ = ["fingerprint", "make_bf16_net", "make_net", "make_sync_net", "train"]
 
 
 def make_net() -> nn.Module:
@@ -29,6 +29,17 @@ def make_sync_net() -> nn.Module:
     net = make_net()
     net.insert(8, nn.BatchNorm1d(20))
     return nn.SyncBatchNorm.convert_sync_batchnorm(net)
+
+
+class _Bfloat16(nn.Sequential):
+    def forward(self, input: Any) -> Any:  # noqa: A002
+        with dtrain.autocast("cpu"):
+            return super().forward(input)
+
+
+def make_bf16_net() -> nn.Module:
+    """The same with convolutions and matrix products in bfloat16."""
+    return _Bfloat16(make_net())
 
 
 def train(

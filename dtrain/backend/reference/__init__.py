@@ -15,7 +15,7 @@ from dtrain.backend.reference.conv import (
     convolution_weight_grad,
 )
 from dtrain.backend.reference.ctc import ctc, ctc_grad
-from dtrain.backend.reference.elementwise import erf, gelu
+from dtrain.backend.reference.elementwise import erf, gelu, gelu_grad, relu, relu_grad
 from dtrain.backend.reference.error_function import erfc, erfcx, erfinv, log_ndtr, ndtri
 from dtrain.backend.reference.gamma import digamma, lgamma, polygamma, zeta
 from dtrain.backend.reference.logits import cross_entropy, cross_entropy_grad, log_softmax, softmax
@@ -36,6 +36,7 @@ from dtrain.backend.reference.pooling import (
     max_pool,
     max_pool_grad,
 )
+from dtrain.backend.reference.product import linear, matmul
 from dtrain.backend.reference.recurrent import gru, gru_grad, lstm, lstm_grad, rnn, rnn_grad
 from dtrain.backend.reference.table import dropout_mask, embedding_grad
 
@@ -67,20 +68,25 @@ __all__ = [
     "erfcx",
     "erfinv",
     "gelu",
+    "gelu_grad",
     "gru",
     "gru_grad",
     "layer_norm",
     "layer_norm_grad",
     "lgamma",
     "log_ndtr",
+    "linear",
     "log_softmax",
     "lstm",
     "lstm_grad",
+    "matmul",
     "max_places",
     "max_pool",
     "max_pool_grad",
     "ndtri",
     "polygamma",
+    "relu",
+    "relu_grad",
     "rnn",
     "rnn_grad",
     "softmax",

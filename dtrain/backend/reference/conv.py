@@ -15,6 +15,7 @@ from math import prod
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from dtrain.backend.halves import in_float32
 from dtrain.backend.reference import depthwise
 from dtrain.backend.reference.layout import (
     Sizes,
@@ -71,6 +72,7 @@ def _blocks(n: int, rows: int, columns: int) -> Iterator[slice]:
     return (slice(lo, min(lo + step, n)) for lo in range(0, n, step))
 
 
+@in_float32
 def convolution(
     x: np.ndarray,
     weight: np.ndarray,
@@ -105,6 +107,7 @@ def convolution(
     return channels_first(y)
 
 
+@in_float32
 def convolution_data_grad(
     g: np.ndarray,
     weight: np.ndarray,
@@ -136,6 +139,7 @@ def convolution_data_grad(
     return channels_first(gx)
 
 
+@in_float32
 def convolution_weight_grad(
     g: np.ndarray,
     x: np.ndarray,
@@ -164,6 +168,7 @@ def convolution_weight_grad(
     return channels_first(gw.reshape(o, *kernel, i))
 
 
+@in_float32
 def channel_sums(x: np.ndarray) -> np.ndarray:
     """The sum of each channel. (N, C, *S) -> (C,)"""
     return sum_rows(channels_last(x).reshape(-1, x.shape[1])) if x.size else np.zeros(x.shape[1], x.dtype)

@@ -1,4 +1,4 @@
-"""erf and GELU."""
+"""ReLU, erf and GELU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,26 @@ import math
 
 import numpy as np
 
-__all__ = ["erf", "gelu"]
+from dtrain.backend.halves import bfloat16, halved, in_float32, widened
+
+__all__ = ["erf", "gelu", "gelu_grad", "relu", "relu_grad"]
+
+_MINUS_INFINITY = 0xFF80  # of bfloat16; above are the NaNs whose sign is set
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    """max(x, 0); NaN stays NaN."""
+    if x.dtype != bfloat16:
+        return halved(np.maximum(widened(x), 0), x.dtype)
+    if x.size and x.view(np.uint16).max() > _MINUS_INFINITY:
+        return halved(np.maximum(widened(x), 0), bfloat16)
+    return np.maximum(x.view(np.int16), np.int16(0)).view(bfloat16)
+
+
+@in_float32
+def relu_grad(g: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """g where y = relu(x) is positive, else 0."""
+    return g * (y > 0)
 
 
 def _erf_and_exp(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -56,10 +75,11 @@ _CHUNK_ELEMENTS = 1 << 15
 
 
 def gelu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x * Phi(x), Phi the normal distribution function (1 + erf(x / sqrt(2))) / 2, and its slope, for the gradient.
+    """x * Phi(x), Phi the normal distribution function (1 + erf(x / sqrt(2))) / 2; and its slope, in float32 at least.
 
     The slope is Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi).
     """
+    dtype, x = x.dtype, widened(x)
     y, slope = np.empty_like(x), np.empty_like(x)
     chunks = np.nditer(
         [x, y, slope],
@@ -76,4 +96,9 @@ def gelu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             density *= part
             density *= 1 / math.sqrt(2 * math.pi)
             np.add(density, phi, out=of_slope)
-    return y, slope
+    return halved(y, dtype), slope
+
+
+def gelu_grad(g: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The gradient of gelu, from the slope."""
+    return halved(widened(g) * kept, g.dtype)

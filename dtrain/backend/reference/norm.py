@@ -1,4 +1,4 @@
-"""Normalisation."""
+"""Normalisation. Images of two-byte floats are normalised in float32, in which their statistics and weights are too."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from dtrain.backend.halves import halved, widened
 from dtrain.backend.reference.layout import sum_rows
 
 __all__ = ["batch_norm", "batch_norm_grad", "batch_norm_grad_sums", "batch_norm_stats", "layer_norm", "layer_norm_grad"]
@@ -26,13 +27,13 @@ def batch_norm(
     mean: np.ndarray | None,
     var: np.ndarray | None,
     eps: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """(x - mean) / sqrt(var + eps) * weight + bias per channel. x: (N, C, ...), the others (C,)
 
-    mean and var None: those of x (biased). Returns y, mean, var, and for the gradient the normalised
+    mean and var None: those of x (biased). Returns y, mean, var, and what the gradient needs: the normalised
     rows (R, C) and 1 / sqrt(var + eps).
     """
-    rows, back = _channel_rows(x)
+    rows, back = _channel_rows(widened(x))
     if mean is None or var is None:
         share = rows.dtype.type(1 / max(1, len(rows)))
         mean = sum_rows(rows) * share
@@ -40,32 +41,35 @@ def batch_norm(
         var = sum_rows(normal * normal) * share
     else:
         normal = rows - mean
-    scale = (1 / np.sqrt(var + eps)).astype(x.dtype)
+    scale = (1 / np.sqrt(var + eps)).astype(rows.dtype)
     normal *= scale
-    y = normal if weight is None else normal * weight
+    return back(halved(_affine(normal, weight, bias), x.dtype)), mean, var, (normal, scale)
+
+
+def _affine(normal: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None) -> np.ndarray:
+    y = normal if weight is None else normal * widened(weight)
     if bias is not None:
-        y = y + bias if y is normal else np.add(y, bias, out=y)
-    return back(y), mean, var, normal, scale
+        y = y + widened(bias) if y is normal else np.add(y, widened(bias), out=y)
+    return y
 
 
 def batch_norm_stats(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Per channel, the mean of x and the sum of (x - mean)^2, both 0 where there is no sample. (N, C, ...) -> (C,)"""
-    rows, _ = _channel_rows(x)
+    rows, _ = _channel_rows(widened(x))
     mean = sum_rows(rows) * rows.dtype.type(1 / max(1, len(rows)))
     centred = rows - mean
     return mean, sum_rows(centred * centred)
 
 
-def batch_norm_grad_sums(g: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def batch_norm_grad_sums(g: np.ndarray, kept: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Per channel, the sums of g and of g times the normalised x: the gradients of bias and weight. (C,)"""
-    rows, _ = _channel_rows(g)
-    return sum_rows(rows), sum_rows(rows * normal)
+    rows, _ = _channel_rows(widened(g))
+    return sum_rows(rows), sum_rows(rows * kept[0])
 
 
 def batch_norm_grad(
     g: np.ndarray,
-    normal: np.ndarray,
-    scale: np.ndarray,
+    kept: tuple[np.ndarray, np.ndarray],
     weight: np.ndarray | None,
     batch_statistics: bool,
     needs: Sequence[bool],
@@ -76,11 +80,11 @@ def batch_norm_grad(
     sums: where x was a part of the batch whose statistics were taken, batch_norm_grad_sums of the whole batch,
     and its number of values per channel.
     """
-    rows, back = _channel_rows(g)
+    (normal, scale), (rows, back) = kept, _channel_rows(widened(g))
     g_bias, g_weight = sum_rows(rows), sum_rows(rows * normal)
     gx = None
     if needs[0]:
-        factor = scale if weight is None else scale * weight
+        factor = scale if weight is None else scale * widened(weight)
         if batch_statistics:
             of_g, of_g_normal, count = (g_bias, g_weight, len(rows)) if sums is None else sums
             share = rows.dtype.type(1 / max(1, count))
@@ -90,36 +94,36 @@ def batch_norm_grad(
             gx *= factor
         else:
             gx = rows * factor
-        gx = back(gx)
+        gx = back(halved(gx, g.dtype))
     return [gx, g_weight if needs[1] else None, g_bias if needs[2] else None]
 
 
 def layer_norm(
     x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, eps: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """(x - mean) / sqrt(var + eps) * weight + bias over each row. x: (R, D), weight, bias: (D,)
 
-    Returns y, and for the gradient the normalised rows and 1 / sqrt(var + eps) (R, 1).
+    Returns y, and what the gradient needs: the normalised rows and 1 / sqrt(var + eps) (R, 1).
     """
+    dtype, x = x.dtype, widened(x)
     normal = x - x.mean(1, keepdims=True)
     var = np.mean(normal * normal, 1, keepdims=True)
     scale = (1 / np.sqrt(var + eps)).astype(x.dtype)
     normal *= scale
-    y = normal if weight is None else normal * weight
-    if bias is not None:
-        y = y + bias if y is normal else np.add(y, bias, out=y)
-    return y, normal, scale
+    return halved(_affine(normal, weight, bias), dtype), (normal, scale)
 
 
 def layer_norm_grad(
-    g: np.ndarray, normal: np.ndarray, scale: np.ndarray, weight: np.ndarray | None, needs: Sequence[bool]
+    g: np.ndarray, kept: tuple[np.ndarray, np.ndarray], weight: np.ndarray | None, needs: Sequence[bool]
 ) -> list[np.ndarray | None]:
     """Gradients of layer_norm with respect to x, weight and bias, those that are needed. g: (R, D)"""
+    (normal, scale), dtype, g = kept, g.dtype, widened(g)
     gx = None
     if needs[0]:
-        gx = g * weight if weight is not None else g.copy()
+        gx = g * widened(weight) if weight is not None else g.copy()
         along = np.mean(gx * normal, 1, keepdims=True)
         gx -= gx.mean(1, keepdims=True)
         gx -= normal * along
         gx *= scale
+        gx = halved(gx, dtype)
     return [gx, sum_rows(g * normal) if needs[1] else None, sum_rows(g) if needs[2] else None]

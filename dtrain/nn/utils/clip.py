@@ -55,8 +55,9 @@ def clip_grads_with_norm_(
 
 def _scale(gradients: list[Tensor], factor: float) -> None:
     if factor < 1:
-        for g in gradients:
-            g.array *= factor
+        with np.errstate(all="ignore"):  # infinity and NaN stay what they are
+            for g in gradients:
+                g.array *= factor
 
 
 def clip_grad_norm_(

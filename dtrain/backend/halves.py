@@ -1,0 +1,52 @@
+"""Floating-point numbers of two bytes: bfloat16 (of the package `ml_dtypes`) and float16.
+
+NumPy converts them fast and computes with them slowly, so they are computed with in float32 and rounded once, at the
+end of an op, to nearest, ties to even. That is also what PyTorch does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+__all__ = ["HALVES", "bfloat16", "finfo", "halved", "in_float32", "is_float", "widened"]
+
+#: The upper half of a float32: 8 bits of precision, and float32's range.
+bfloat16 = np.dtype(ml_dtypes.bfloat16)
+HALVES = (bfloat16, np.dtype(np.float16))
+#: NumPy's, which knows bfloat16 too.
+finfo = ml_dtypes.finfo
+
+
+def is_float(dtype: Any) -> bool:
+    """Whether numbers of this dtype are floating-point: NumPy's own, or bfloat16."""
+    return dtype.kind == "f" or dtype == bfloat16
+
+
+def widened(x: Any) -> Any:
+    """An array of two-byte floats in float32, anything else as it is."""
+    return x.astype(np.float32) if getattr(x, "dtype", None) in HALVES else x
+
+
+def halved(x: Any, dtype: Any) -> Any:
+    """An array of float32 in `dtype`, anything else as it is. Values too large become infinite, without a warning."""
+    if getattr(x, "dtype", None) != np.float32:
+        return x
+    with np.errstate(over="ignore"):
+        return x.astype(dtype)
+
+
+def in_float32(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """`@in_float32 def kernel(x, ...)`: arrays of two-byte floats are computed with in float32. -> x's dtype"""
+
+    @wraps(kernel)
+    def call(x: Any, *args: Any) -> Any:
+        if x.dtype not in HALVES:
+            return kernel(x, *args)
+        return halved(kernel(widened(x), *map(widened, args)), x.dtype)
+
+    return call
