@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from dtrain.backend import backend_of, cpu, reference
+from dtrain.backend.halves import bfloat16
 from dtrain.backend.reference.layout import channels_first
 
 needs_onednn = pytest.mark.skipif(not cpu.available(), reason="no oneDNN: pip install 'dtrain[cpu]'")
@@ -63,6 +64,75 @@ def test_convolutions_are_the_references(problem, last):
         np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-4)
 
 
+def near(ours: Any, wanted: Any) -> None:
+    """Arrays, or lists of them, agree as far as their dtype has digits: one rounding to bfloat16 may go another way."""
+    if isinstance(wanted, (list, tuple)):
+        for a, b in zip(ours, wanted, strict=True):
+            near(a, b)
+        return
+    assert ours.shape == wanted.shape and ours.dtype == wanted.dtype
+    digits = 1e-2 if wanted.dtype == bfloat16 else 1e-4
+    a, b = ours.astype(np.float64), wanted.astype(np.float64)
+    np.testing.assert_allclose(a, b, rtol=digits, atol=digits * np.abs(b).max(initial=1e-30))
+
+
+@needs_onednn
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_convolutions_in_bfloat16(problem):
+    near(results(cpu, problem, bfloat16), results(reference, problem, bfloat16))
+
+
+@needs_onednn
+@pytest.mark.parametrize(("i", "k", "j"), [(5, 7, 3), (1, 64, 1), (33, 1, 17), (128, 100, 96)])
+@pytest.mark.parametrize("lead", [(), (3,), (2, 4)])
+def test_products_in_bfloat16(i, k, j, lead):
+    """Of arrays that lie in rows, in columns, and with gaps; with a bias."""
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal((*lead, *s)).astype(bfloat16) for s in ((i, k), (k, j)))
+    turned = [np.ascontiguousarray(a.swapaxes(-1, -2)).swapaxes(-1, -2) for a in (x, y)]
+    gaps = [np.repeat(a, 2, -1)[..., ::2] for a in (x, y)]
+    wanted = reference.matmul(x, y)
+    for a in (x, turned[0], gaps[0]):
+        for b in (y, turned[1], gaps[1]):
+            near(cpu.matmul(a, b), wanted)
+    if not lead:
+        bias = rng.standard_normal(j).astype(bfloat16)
+        near(cpu.linear(x, y.T, bias), reference.linear(x, y.T, bias))
+        near(cpu.linear(x, y.T, None), wanted)
+
+
+@needs_onednn
+@pytest.mark.parametrize("dtype", [np.float32, bfloat16])
+@pytest.mark.parametrize("shape", [(8, 6, 9, 7), (300, 6, 5), (1, 33, 4), (40, 16)], ids=str)
+def test_normalisation_and_activation(shape, dtype):
+    rng = np.random.default_rng(0)
+    x, g = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+    w, b = rng.standard_normal((2, shape[1])).astype(np.float32)
+    found: list[list[Any]] = []
+    for kernels in (cpu, reference):
+        y, mean, var, kept = kernels.batch_norm(x, w, b, None, None, 1e-5)
+        found.append([y, mean, var, *kernels.batch_norm_grad(g, kept, w, True, (True, True, True))])
+        assert kernels.batch_norm_grad(g, kept, w, True, (False, False, True))[:2] == [None, None]
+        rows, of_rows = (np.moveaxis(a, 1, -1).reshape(-1, shape[1]) for a in (x, g))
+        y, kept = kernels.layer_norm(rows, w, b, 1e-5)
+        found[-1] += [y, *kernels.layer_norm_grad(of_rows, kept, w, (True, True, True))]
+        for last in (x, np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)):
+            y, kept = kernels.gelu(np.tile(last, (20,) + (1,) * (last.ndim - 1)))
+            wide = np.tile(g, (20,) + (1,) * (g.ndim - 1))
+            positive = kernels.relu(y)
+            found[-1] += [y, kernels.gelu_grad(wide, kept), positive, kernels.relu_grad(wide, positive)]
+    near(*found)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, bfloat16])
+def test_relu_of_what_is_no_number(dtype):
+    x = np.tile(np.array([np.nan, -np.nan, -np.inf, np.inf, -0.0, -1.5, 2.0]).astype(dtype), 1000)
+    for kernels in (cpu, reference) if cpu.available() else (reference,):
+        y = kernels.relu(x).astype(np.float64)
+        np.testing.assert_array_equal(y[:7], [np.nan, np.nan, 0, np.inf, 0, 0, 2])
+        assert kernels.relu_grad(np.ones_like(x), kernels.relu(x))[2:7].tolist() == [0, 1, 0, 0, 1]
+
+
 @needs_onednn
 def test_it_is_onednn_that_computes():
     assert backend_of(np.ones(1)) is cpu and cpu.version().startswith("3.")
@@ -85,8 +155,15 @@ def digest() -> str:
     """Of all results: run after run, process after process, and in another thread, the same."""
     found = hashlib.sha256()
     for problem in PROBLEMS:
-        for array in results(cpu, problem, np.float32):
+        for array in (*results(cpu, problem, np.float32), *results(cpu, problem, bfloat16)):
             found.update(np.ascontiguousarray(array).tobytes())
+    x = np.random.default_rng(0).standard_normal((64, 50, 6)).astype(np.float32)
+    w, b = x[0, :, :2].T
+    for array in (
+        cpu.batch_norm(x, w, b, None, None, 1e-5)[0], cpu.layer_norm(x[:, :, 0], w, b, 1e-5)[0], cpu.gelu(x)[0],
+        cpu.matmul(x[:, :, 0].astype(bfloat16), x[:50, :, 1].astype(bfloat16)),
+    ):  # fmt: skip
+        found.update(np.ascontiguousarray(array).tobytes())
     return found.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Convolution by oneDNN, in float32. The arguments are those of `reference.conv`.
+"""Convolution by oneDNN, in float32 and bfloat16. The arguments are those of `reference.conv`.
 
 Images are channels last in memory, as everywhere in the kernels. A weight is moved into the layout of the primitive,
 and its gradient out of it, at each call: a pass over the weight is little beside the passes over the images.
@@ -14,6 +14,7 @@ from dtrain.backend.cpu.onednn import (
     Arg,
     Context,
     Primitive,
+    address,
     any_layout,
     context,
     new,
@@ -21,6 +22,7 @@ from dtrain.backend.cpu.onednn import (
     sizes,
     strided,
 )  # fmt: skip
+from dtrain.backend.halves import bfloat16
 from dtrain.backend.reference import conv as reference
 from dtrain.backend.reference.layout import Sizes, channels_first, channels_last, needed
 
@@ -34,14 +36,24 @@ _QUERY_WEIGHTS, _QUERY_DIFF_WEIGHTS = 131, 132
 class _Convolution:
     """One of the three kernels for one problem: a primitive, and how a weight gets into its layout or out of it."""
 
-    def __init__(self, context: Context, kernel: str, x: Sizes, weight: Sizes, out: Sizes, bias: bool, *steps: Any):
+    def __init__(
+        self,
+        context: Context,
+        kernel: str,
+        dtype: np.dtype,
+        x: Sizes,
+        weight: Sizes,
+        out: Sizes,
+        bias: bool,
+        *steps: Any,
+    ):
         """x: (N, I, *size), weight: (O, I / groups, *kernel), steps: stride, padding, dilation, groups."""
         stride, padding, dilation, groups = steps
         self.gradient = kernel == "weight"
         last = (0, *range(2, len(x)), 1)
-        image, result = strided(x, last), strided((x[0], weight[0], *out), last)
+        image, result = strided(x, dtype, last), strided((x[0], weight[0], *out), dtype, last)
         split = (groups, weight[0] // groups, *weight[1:]) if groups > 1 else weight
-        best, self.biases = any_layout(split), strided(weight[:1]) if bias else None
+        best, self.biases = any_layout(split, dtype), strided(weight[:1], dtype) if bias else None
         whole = needed(out, weight[2:], stride, dilation)
         behind = [n - p - s for n, p, s in zip(whole, padding, x[2:], strict=True)]
         lies = (sizes(stride), sizes([d - 1 for d in dilation]), sizes(padding), sizes(behind))
@@ -65,7 +77,7 @@ class _Convolution:
         finally:
             if kernel != "forward":
                 lib.primitive_desc_destroy(hint)
-        plain = strided(split)
+        plain = strided(split, dtype)
         self.weight = query(context, pd, _QUERY_DIFF_WEIGHTS if kernel == "weight" else _QUERY_WEIGHTS)
         if kernel == "forward":
             arguments = [(Arg.SRC, image), (Arg.WEIGHTS, self.weight), (Arg.DST, result)]
@@ -101,15 +113,12 @@ class _Convolution:
 
 def _found(kernel: str, a: np.ndarray, b: np.ndarray, bias: np.ndarray | None, *problem: Any) -> Any:
     """The thread's context and what it keeps for this problem; None where the reference has to do it."""
-    if any(z is not None and z.dtype != np.float32 for z in (a, b, bias)) or not (a.size and b.size):
+    dtype = a.dtype
+    if dtype not in (np.float32, bfloat16) or b.dtype != dtype or not (a.size and b.size):
         return None
     c = context()
-    found = c.kept(_Convolution, kernel, *problem)
+    found = c.kept(_Convolution, kernel, dtype, *problem)
     return found and (c, found)
-
-
-def _address(x: np.ndarray) -> int:
-    return x.__array_interface__["data"][0]
 
 
 def convolution(
@@ -129,7 +138,7 @@ def convolution(
         xl, w = channels_last(x), np.ascontiguousarray(weight)
         y = np.empty((len(x), *out, len(weight)), x.dtype)
         b = () if bias is None else (np.ascontiguousarray(bias),)
-        found[1](found[0], _address(xl), _address(w), _address(y), *map(_address, b))
+        found[1](found[0], address(xl), address(w), address(y), *map(address, b))
         return channels_first(y)
     return reference.convolution(x, weight, bias, *steps)
 
@@ -151,7 +160,7 @@ def convolution_data_grad(
     if not few and 0 not in size and (found := _found("data", g, weight, None, *problem)):
         gl, w = channels_last(g), np.ascontiguousarray(weight)
         gx = np.empty((len(g), *size, shape[1]), g.dtype)
-        found[1](found[0], _address(gl), _address(w), _address(gx))
+        found[1](found[0], address(gl), address(w), address(gx))
         return channels_first(gx)
     return reference.convolution_data_grad(g, weight, size, stride, padding, dilation, groups)
 
@@ -171,6 +180,6 @@ def convolution_weight_grad(
     if found := _found("weight", g, x, None, *problem):
         gl, xl = channels_last(g), channels_last(x)
         gw = np.empty(shape, g.dtype)
-        found[1](found[0], _address(gl), _address(gw), _address(xl))
+        found[1](found[0], address(gl), address(gw), address(xl))
         return gw
     return reference.convolution_weight_grad(g, x, kernel, stride, padding, dilation, groups)

@@ -22,12 +22,15 @@ from typing import Any
 
 import numpy as np
 
+from dtrain.backend.halves import bfloat16
+
 __all__ = [
-    "Arg", "Context", "Descriptor", "Primitive", "Unsupported", "any_layout", "context", "library", "new", "query",
-    "sizes", "strided", "version",
+    "BACKWARD", "FORWARD", "Arg", "Context", "Descriptor", "Primitive", "Unsupported", "address", "any_layout",
+    "context", "laid_out", "library", "new", "query", "sizes", "strided", "usable", "version",
 ]  # fmt: skip
 
 PRIMITIVES = 512  # that a thread keeps
+FORWARD, BACKWARD = 64, 128  # for training; of all gradients
 
 
 class Unsupported(Exception):
@@ -38,7 +41,8 @@ class Arg:
     """The places of arrays in a primitive: DNNL_ARG_*."""
 
     SRC, DST, WEIGHTS, BIAS, SCRATCHPAD = 1, 17, 33, 41, 80
-    DIFF_SRC, DIFF_DST, DIFF_WEIGHTS = 129, 145, 161
+    MEAN, VARIANCE, SCALE, SHIFT = 49, 50, 51, 52
+    DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_SCALE, DIFF_SHIFT = 129, 145, 161, 255, 256
 
 
 class _Version(ctypes.Structure):
@@ -51,6 +55,7 @@ class _Argument(ctypes.Structure):
 
 _POINTER, _INT, _SIZES = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64 * 12
 _CONVOLUTION = [_POINTER] * 4 + [_SIZES] * 4
+_FACTORS, _NORM = [ctypes.c_float] * 2, [ctypes.c_float, ctypes.c_uint]
 _FUNCTIONS: dict[str, list[Any]] = {
     "engine_create": [_POINTER, _INT, ctypes.c_size_t],
     "stream_create": [_POINTER, _POINTER, ctypes.c_uint],
@@ -69,6 +74,15 @@ _FUNCTIONS: dict[str, list[Any]] = {
     "primitive_create": [_POINTER, _POINTER],
     "primitive_execute": [_POINTER, _POINTER, _INT, ctypes.POINTER(_Argument)],
     "primitive_destroy": [_POINTER],
+    "matmul_primitive_desc_create": [_POINTER] * 7,
+    "eltwise_forward_primitive_desc_create": [_POINTER, _POINTER, _INT, _INT, *[_POINTER] * 2, *_FACTORS, _POINTER],
+    "eltwise_backward_primitive_desc_create": [_POINTER, _POINTER, _INT, *[_POINTER] * 3, *_FACTORS, *[_POINTER] * 2],
+    "batch_normalization_forward_primitive_desc_create": [_POINTER, _POINTER, _INT, *[_POINTER] * 2, *_NORM, _POINTER],
+    "batch_normalization_backward_primitive_desc_create":
+        [_POINTER, _POINTER, _INT, *[_POINTER] * 3, *_NORM, *[_POINTER] * 2],
+    "layer_normalization_forward_primitive_desc_create": [_POINTER, _POINTER, _INT, *[_POINTER] * 3, *_NORM, _POINTER],
+    "layer_normalization_backward_primitive_desc_create":
+        [_POINTER, _POINTER, _INT, *[_POINTER] * 4, *_NORM, *[_POINTER] * 2],
     "reorder_primitive_desc_create": [_POINTER] * 6,
     "convolution_forward_primitive_desc_create": [_POINTER, _POINTER, _INT, _INT, *_CONVOLUTION, _POINTER],
     "convolution_backward_data_primitive_desc_create":
@@ -76,7 +90,7 @@ _FUNCTIONS: dict[str, list[Any]] = {
     "convolution_backward_weights_primitive_desc_create": [_POINTER, _POINTER, _INT, *_CONVOLUTION, _POINTER, _POINTER],
 }  # fmt: skip
 _QUERY_SCRATCHPAD, _QUERY_NAME = 136, 8
-_FLOAT32, _ANY = 3, 1
+_DTYPES, _ANY = {np.dtype(np.float32): 3, bfloat16: 2}, 1
 
 
 # -- the library ---------------------------------------------------------------------------------------
@@ -165,14 +179,14 @@ def new(create: Callable[..., Any], *arguments: Any) -> int:
 
 
 class Descriptor:
-    """The shape and layout of an array of float32. `pointer`: the library's object, which this one destroys."""
+    """The shape, dtype and layout of an array. `pointer`: the library's object, which this one destroys."""
 
     def __init__(self, pointer: int) -> None:
         self.pointer, self._lib = pointer, _needed()
         self.bytes = self._lib.memory_desc_get_size(pointer)
 
     def same(self, other: Descriptor) -> bool:
-        """Whether shape and layout are the same."""
+        """Whether shape, dtype and layout are the same."""
         return bool(self._lib.memory_desc_equal(self.pointer, other.pointer))
 
     def __del__(self) -> None:
@@ -186,22 +200,38 @@ def _needed() -> _Library:
     return lib
 
 
-def strided(shape: Sequence[int], order: Sequence[int] | None = None) -> Descriptor:
+def laid_out(shape: Sequence[int], strides: Sequence[int], dtype: np.dtype) -> Descriptor:
+    """An array with these strides, in bytes."""
+    steps = [s // dtype.itemsize for s in strides]
+    create = _needed().memory_desc_create_with_strides
+    return Descriptor(new(create, len(shape), sizes(shape), _DTYPES[dtype], sizes(steps)))
+
+
+def strided(shape: Sequence[int], dtype: np.dtype, order: Sequence[int] | None = None) -> Descriptor:
     """An array in one piece whose dimensions lie in memory in this order, the outermost first; default: in their own.
 
     Logical dimensions stay as they are: images have `shape` (N, C, H, W), and channels last is order (0, 2, 3, 1).
     """
-    strides, step = [0] * len(shape), 1
+    strides, step = [0] * len(shape), dtype.itemsize
     for axis in reversed(order or range(len(shape))):
         strides[axis], step = step, step * shape[axis]
-    create = _needed().memory_desc_create_with_strides
-    return Descriptor(new(create, len(shape), sizes(shape), _FLOAT32, sizes(strides)))
+    return laid_out(shape, strides, dtype)
 
 
-def any_layout(shape: Sequence[int]) -> Descriptor:
+def any_layout(shape: Sequence[int], dtype: np.dtype) -> Descriptor:
     """An array in the layout that the primitive likes best."""
     create = _needed().memory_desc_create_with_tag
-    return Descriptor(new(create, len(shape), sizes(shape), _FLOAT32, _ANY))
+    return Descriptor(new(create, len(shape), sizes(shape), _DTYPES[dtype], _ANY))
+
+
+def address(x: np.ndarray) -> int:
+    """Where the array begins in memory."""
+    return x.__array_interface__["data"][0]
+
+
+def usable(*arrays: np.ndarray) -> bool:
+    """Whether the arrays are of one dtype that primitives are made for."""
+    return arrays[0].dtype in _DTYPES and all(a.dtype == arrays[0].dtype for a in arrays)
 
 
 class Primitive:

@@ -1,0 +1,64 @@
+"""Products of matrices of bfloat16 by oneDNN. NumPy's BLAS does those of float32, as fast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dtrain.backend.cpu.onednn import Arg, Context, Primitive, address, context, laid_out, new
+from dtrain.backend.halves import bfloat16
+from dtrain.backend.reference import product as reference
+
+__all__ = ["linear", "matmul"]
+
+
+class _Product:
+    """A primitive for matrices of these shapes, strides and dtypes."""
+
+    def __init__(self, context: Context, *arrays: Any) -> None:
+        x, y, out, *biases = (laid_out(*a) for a in arrays)
+        bias = biases[0].pointer if biases else None
+        pd = new(
+            context.lib.matmul_primitive_desc_create,
+            context.engine, x.pointer, y.pointer, bias, out.pointer, context.attributes,
+        )  # fmt: skip
+        arguments = [(Arg.SRC, x), (Arg.WEIGHTS, y), (Arg.DST, out)]
+        self.primitive = Primitive(context, pd, [*arguments, *((Arg.BIAS, b) for b in biases)])
+
+
+def _ready(x: np.ndarray) -> np.ndarray:
+    """x, or a copy, in rows or in columns without gaps."""
+    size, (rows, columns) = x.itemsize, x.strides[-2:]
+    fine = columns == size and rows >= size * x.shape[-1] or rows == size and columns >= size * x.shape[-2]
+    return x if fine and min(x.strides) > 0 else np.ascontiguousarray(x)
+
+
+def _product(x: np.ndarray, y: np.ndarray, bias: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
+    """x @ y + bias, of `shape`; None where the reference has to do it."""
+    if any(a is not None and a.dtype != bfloat16 for a in (x, y, bias)) or not (x.size and y.size):
+        return None
+    out = np.empty(shape, x.dtype)
+    x, y = _ready(x), _ready(y)
+    arrays = [x, y, out] if bias is None else [x, y, out, np.ascontiguousarray(bias).reshape(1, -1)]
+    c = context()
+    found = c.kept(_Product, *((a.shape, a.strides, a.dtype) for a in arrays))
+    if not found:
+        return None
+    found.primitive(*map(address, arrays), *c.scratch(found.primitive.scratchpad))
+    return out
+
+
+def matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The product of matrices (..., I, K) and (..., K, J), or of vectors, in x's dtype."""
+    if 2 <= x.ndim == y.ndim <= 5 and x.shape[:-2] == y.shape[:-2]:
+        made = _product(x, y, None, (*x.shape[:-1], y.shape[-1]))
+        if made is not None:
+            return made
+    return reference.matmul(x, y)
+
+
+def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    """x @ weight.T + bias.  x: (N, I), weight: (O, I), bias: (O,) -> (N, O), in x's dtype"""
+    made = _product(x, weight.T, bias, (len(x), len(weight)))
+    return reference.linear(x, weight, bias) if made is None else made
