@@ -8,7 +8,6 @@ from typing import Any
 
 from dtrain.autograd import Joint, op
 from dtrain.backend import Array, backend_of, xp_of
-from dtrain.backend.halves import HALVES
 from dtrain.ops.dtypes import plain, same_dtype, unbroadcast
 
 __all__ = ["bilinear", "linear", "matmul"]
@@ -19,8 +18,7 @@ def _swap(x: Array) -> Array:
 
 
 def _product(x: Array, y: Array) -> Array:
-    """x @ y, which NumPy gives to BLAS; of two-byte floats a kernel of the backend's."""
-    return backend_of(x).matmul(x, y) if x.dtype in HALVES and plain(x) is x else x @ y
+    return backend_of(x).matmul(x, y) if plain(x) is x and plain(y) is y else x @ y
 
 
 @op(halves=True, lowered=True)
@@ -69,27 +67,15 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:  # noqa: A002
     same_dtype("linear", x, w, bias)
     n = math.prod(x.shape[:-1])
     rows = x.reshape(n, x.shape[-1]) if x.ndim != 2 else x
-    if w.dtype in HALVES:
-        y = backend_of(rows).linear(rows, w, bias)
-    else:
-        y = rows.dot(w.T)
-        if bias is not None:
-            y += bias
+    kernels = backend_of(rows)
+    y = kernels.linear(rows, w, bias)
 
     def pullback(g: Array, needs: Sequence[bool]) -> list[Array | None]:
-        xp = xp_of(g)
         g = g.reshape(n, w.shape[0]) if g.ndim != 2 else g
-        if g.dtype in HALVES:
-            kernels = backend_of(g)
-            return [
-                kernels.matmul(g, w).reshape(x.shape) if needs[0] else None,
-                kernels.matmul(g.T, rows) if needs[1] else None,
-                kernels.channel_sums(g) if len(needs) > 2 and needs[2] else None,
-            ]
         return [
-            g.dot(w).reshape(x.shape) if needs[0] else None,
-            g.T.dot(rows) if needs[1] else None,
-            xp.dot(xp.ones(len(g), g.dtype), g) if len(needs) > 2 and needs[2] else None,
+            kernels.matmul(g, w).reshape(x.shape) if needs[0] else None,
+            kernels.matmul(g.T, rows) if needs[1] else None,
+            kernels.channel_sums(g) if len(needs) > 2 and needs[2] else None,
         ]
 
     return (y.reshape(*x.shape[:-1], w.shape[0]) if x.ndim != 2 else y), Joint(pullback)

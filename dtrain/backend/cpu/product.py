@@ -1,4 +1,4 @@
-"""Products of matrices of bfloat16 by oneDNN. NumPy's BLAS does those of float32, as fast."""
+"""Products of matrices by oneDNN, in float32 and bfloat16."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.backend.cpu.onednn import Arg, Context, Primitive, address, context, laid_out, new
-from dtrain.backend.halves import bfloat16
+from dtrain.backend.cpu.onednn import Arg, Context, Primitive, address, context, laid_out, new, usable
 from dtrain.backend.reference import product as reference
 
 __all__ = ["linear", "matmul"]
+
+SMALL = 1 << 19  # multiplications: NumPy is as fast with fewer of float32
 
 
 class _Product:
@@ -36,7 +37,8 @@ def _ready(x: np.ndarray) -> np.ndarray:
 
 def _product(x: np.ndarray, y: np.ndarray, bias: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
     """x @ y + bias, of `shape`; None where the reference has to do it."""
-    if any(a is not None and a.dtype != bfloat16 for a in (x, y, bias)) or not (x.size and y.size):
+    small = x.dtype == np.float32 and x.size * shape[-1] < SMALL
+    if small or not usable(x, y) or not (x.size and y.size) or bias is not None and bias.dtype != x.dtype:
         return None
     out = np.empty(shape, x.dtype)
     x, y = _ready(x), _ready(y)
