@@ -17,7 +17,7 @@ from dtrain.backend import backend_of, cpu, reference
 from dtrain.backend.halves import bfloat16
 from dtrain.backend.reference.layout import channels_first
 
-needs_onednn = pytest.mark.skipif(not cpu.available(), reason="no oneDNN: pip install 'dtrain[cpu]'")
+needs_onednn = pytest.mark.skipif(not cpu.available(), reason="no oneDNN: pip install onednn-cpu-gomp")
 
 #: (N, I, O, size, kernel, stride, padding, dilation, groups)
 PROBLEMS = [

@@ -1,6 +1,6 @@
 """Faster kernels for NumPy arrays, laid over `reference`, which says what each computes and is what tests compare with.
 
-Imports `reference` only. oneDNN does the work where `onednn.library()` finds it: the extra `cpu` installs it. A kernel
+Imports `reference` only. oneDNN does the work where `onednn.library()` finds it. A kernel
 here hands to its twin in `reference` what oneDNN has no fast code for, so all of its arguments remain right.
 Results differ from the reference's in the last bits, and as those do they depend on the number of threads; but
 they are the same in every run.
