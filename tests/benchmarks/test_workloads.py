@@ -18,7 +18,7 @@ PARAMETERS = {"tiny": 2_410, "mlp": 669_706, "cnn": 421_834, "resnet18": 11_173_
 def test_scores_and_gradients_are_pytorchs(torch: Any, name: str) -> None:
     from workloads import WORKLOADS
 
-    assert set(WORKLOADS) == set(PARAMETERS)
+    assert {n for n, w in WORKLOADS.items() if not w.bf16} == set(PARAMETERS)
     workload = WORKLOADS[name]
     workload = replace(workload, shape=(2, *workload.shape[1:]))  # few samples are enough
     model, twin = workload.make(nn).double(), workload.make(torch.nn).double()
