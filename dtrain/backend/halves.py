@@ -29,7 +29,7 @@ def is_float(dtype: Any) -> bool:
 
 def widened(x: Any) -> Any:
     """An array of two-byte floats in float32, anything else as it is."""
-    return x.astype(np.float32) if getattr(x, "dtype", None) in HALVES else x
+    return x.astype(np.float32) if getattr(x, "itemsize", 0) == 2 and x.dtype in HALVES else x
 
 
 def halved(x: Any, dtype: Any) -> Any:
@@ -45,7 +45,7 @@ def in_float32(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(kernel)
     def call(x: Any, *args: Any) -> Any:
-        if x.dtype not in HALVES:
+        if x.itemsize != 2 or x.dtype not in HALVES:
             return kernel(x, *args)
         return halved(kernel(widened(x), *map(widened, args)), x.dtype)
 

@@ -75,7 +75,7 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:  # noqa: A002
         return [
             kernels.matmul(g, w).reshape(x.shape) if needs[0] else None,
             kernels.matmul(g.T, rows) if needs[1] else None,
-            kernels.channel_sums(g) if len(needs) > 2 and needs[2] else None,
+            kernels.column_sums(g) if len(needs) > 2 and needs[2] else None,
         ]
 
     return (y.reshape(*x.shape[:-1], w.shape[0]) if x.ndim != 2 else y), Joint(pullback)

@@ -14,6 +14,8 @@ WITHOUT_EFFECT = ("foreach", "fused", "capturable", "differentiable")
 
 def number(value: Any) -> Any:
     """A Tensor of one element as a Python number, in a tuple, too; anything else as it is."""
+    if value.__class__ is float or value.__class__ is bool:
+        return value
     if isinstance(value, tuple):
         return tuple(map(number, value))
     return value.item() if isinstance(value, Tensor) else value

@@ -95,7 +95,7 @@ class LBFGS(Optimizer):
             return self._loss_of(returned), self._gradient()
 
         self._iterate(evaluate)
-        self._end_step()
+        self._end_step(not self._sinks())
         return first[0]
 
     def _loss_of(self, returned: Any) -> float:

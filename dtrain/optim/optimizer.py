@@ -48,6 +48,7 @@ class Optimizer(Hooked):
         if not given:
             raise ValueError("the optimizer got an empty list of parameters")
         self.defaults = defaults
+        self._options = [name for name in defaults if name not in WITHOUT_EFFECT]  # what `update` gets
         self.param_groups: list[dict[str, Any]] = []
         self._flat_states: list[list[FlatState]] = []
         self._opt_called = False  # a schedule asks
@@ -141,9 +142,9 @@ class Optimizer(Hooked):
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        self._check_sinks()
+        alone = self._check_sinks()
         for group, states in zip(self.param_groups, self._states(), strict=True):
-            options = {name: number(group[name]) for name in self.defaults if name not in WITHOUT_EFFECT}
+            options = {name: number(group[name]) for name in self._options}
             # With eps=0 what lies between parameters in a flat buffer would become 0 / 0.
             flat = self.elementwise and options.get("eps") != 0
             for state in states:
@@ -152,7 +153,7 @@ class Optimizer(Hooked):
                 else:
                     self._update_each(state, options)
                 mark_written(state.flat.data)
-        self._end_step()
+        self._end_step(alone)
         return loss
 
     def _sinks(self) -> list[Any]:
@@ -160,12 +161,15 @@ class Optimizer(Hooked):
         sinks = {id(p._sink): p._sink for group in self.param_groups for p in group["params"] if p._sink is not None}
         return list(sinks.values())
 
-    def _check_sinks(self) -> None:
-        for sink in self._sinks():
+    def _check_sinks(self) -> bool:
+        """Whether there are none, after they have agreed to a step."""
+        sinks = self._sinks()
+        for sink in sinks:
             sink.check()
+        return not sinks
 
-    def _end_step(self) -> None:
-        if not self._sinks():  # DistributedDataParallel counts steps itself
+    def _end_step(self, alone: bool) -> None:
+        if alone:  # DistributedDataParallel counts steps itself
             key.move_to(key.step + 1, 0)
 
     def _update_flat(self, state: FlatState, options: dict[str, Any]) -> None:

@@ -37,8 +37,7 @@ def _ready(x: np.ndarray) -> np.ndarray:
 
 def _product(x: np.ndarray, y: np.ndarray, bias: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
     """x @ y + bias, of `shape`; None where the reference has to do it."""
-    small = x.dtype == np.float32 and x.size * shape[-1] < SMALL
-    if small or not usable(x, y) or not (x.size and y.size) or bias is not None and bias.dtype != x.dtype:
+    if not usable(x, y) or not (x.size and y.size) or bias is not None and bias.dtype != x.dtype:
         return None
     out = np.empty(shape, x.dtype)
     x, y = _ready(x), _ready(y)
@@ -51,9 +50,13 @@ def _product(x: np.ndarray, y: np.ndarray, bias: np.ndarray | None, shape: tuple
     return out
 
 
+def _large(x: np.ndarray, columns: int) -> bool:
+    return x.size * columns >= SMALL or x.itemsize == 2
+
+
 def matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The product of matrices (..., I, K) and (..., K, J), or of vectors, in x's dtype."""
-    if 2 <= x.ndim == y.ndim <= 5 and x.shape[:-2] == y.shape[:-2]:
+    if _large(x, y.shape[-1]) and 2 <= x.ndim == y.ndim <= 5 and x.shape[:-2] == y.shape[:-2]:
         made = _product(x, y, None, (*x.shape[:-1], y.shape[-1]))
         if made is not None:
             return made
@@ -62,5 +65,5 @@ def matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """x @ weight.T + bias.  x: (N, I), weight: (O, I), bias: (O,) -> (N, O), in x's dtype"""
-    made = _product(x, weight.T, bias, (len(x), len(weight)))
+    made = _product(x, weight.T, bias, (len(x), len(weight))) if _large(x, len(weight)) else None
     return reference.linear(x, weight, bias) if made is None else made

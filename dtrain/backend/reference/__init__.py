@@ -36,7 +36,7 @@ from dtrain.backend.reference.pooling import (
     max_pool,
     max_pool_grad,
 )
-from dtrain.backend.reference.product import linear, matmul
+from dtrain.backend.reference.product import column_sums, linear, matmul
 from dtrain.backend.reference.recurrent import gru, gru_grad, lstm, lstm_grad, rnn, rnn_grad
 from dtrain.backend.reference.table import dropout_mask, embedding_grad
 
@@ -53,6 +53,7 @@ __all__ = [
     "batch_norm_stats",
     "bessel_ie",
     "channel_sums",
+    "column_sums",
     "convolution",
     "convolution_data_grad",
     "convolution_weight_grad",

@@ -15,6 +15,8 @@ _MINUS_INFINITY = 0xFF80  # of bfloat16; above are the NaNs whose sign is set
 
 def relu(x: np.ndarray) -> np.ndarray:
     """max(x, 0); NaN stays NaN."""
+    if x.itemsize != 2:
+        return np.maximum(x, 0)
     if x.dtype != bfloat16:
         return halved(np.maximum(widened(x), 0), x.dtype)
     if x.size and x.view(np.uint16).max() > _MINUS_INFINITY:

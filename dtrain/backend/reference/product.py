@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import numpy as np
 
-from dtrain.backend.halves import HALVES, halved, widened
+from dtrain.backend.halves import HALVES, halved, in_float32, widened
 
-__all__ = ["linear", "matmul"]
+__all__ = ["column_sums", "linear", "matmul"]
 
 
 def matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The product of matrices (..., I, K) and (..., K, J), or of vectors, in x's dtype."""
-    return halved(widened(x) @ widened(y), x.dtype) if x.dtype in HALVES else x @ y
+    if x.itemsize == 2 and x.dtype in HALVES:
+        return halved(widened(x) @ widened(y), x.dtype)
+    return x.dot(y) if x.ndim == y.ndim == 2 else x @ y
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """x @ weight.T + bias.  x: (N, I), weight: (O, I), bias: (O,) -> (N, O), in x's dtype"""
-    if x.dtype in HALVES:
+    if x.itemsize == 2 and x.dtype in HALVES:
         return halved(linear(widened(x), widened(weight), widened(bias)), x.dtype)
     y = x.dot(weight.T)
     if bias is not None:
         y += bias
     return y
+
+
+@in_float32
+def column_sums(x: np.ndarray) -> np.ndarray:
+    """(N, O) -> (O,): a product with ones, which BLAS adds up fastest."""
+    return np.ones(len(x), x.dtype).dot(x)
