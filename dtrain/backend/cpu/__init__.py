@@ -15,6 +15,7 @@ from dtrain.backend.cpu.elementwise import gelu, gelu_grad, relu_grad  # noqa: F
 from dtrain.backend.cpu.norm import batch_norm, batch_norm_grad, layer_norm, layer_norm_grad  # noqa: F401
 from dtrain.backend.cpu.onednn import library, version
 from dtrain.backend.cpu.product import linear, matmul  # noqa: F401
+from dtrain.backend.cpu.recurrent import gru, gru_grad, lstm, lstm_grad, rnn, rnn_grad  # noqa: F401
 
 __all__ = [*reference.__all__, "available", "version"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from dtrain.backend.cpu.onednn import Arg, Context, Primitive, address, context, laid_out, new, usable
 from dtrain.backend.reference import product as reference
 
-__all__ = ["linear", "matmul"]
+__all__ = ["dot", "linear", "matmul"]
 
 SMALL = 1 << 19  # multiplications: NumPy is as fast with fewer of float32
 
@@ -35,11 +35,13 @@ def _ready(x: np.ndarray) -> np.ndarray:
     return x if fine and min(x.strides) > 0 else np.ascontiguousarray(x)
 
 
-def _product(x: np.ndarray, y: np.ndarray, bias: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
-    """x @ y + bias, of `shape`; None where the reference has to do it."""
+def _product(
+    x: np.ndarray, y: np.ndarray, bias: np.ndarray | None, shape: tuple[int, ...], out: np.ndarray | None = None
+) -> np.ndarray | None:
+    """x @ y + bias, of `shape`, in `out` if that is given; None where the reference has to do it."""
     if not usable(x, y) or not (x.size and y.size) or bias is not None and bias.dtype != x.dtype:
         return None
-    out = np.empty(shape, x.dtype)
+    out = np.empty(shape, x.dtype) if out is None else out
     x, y = _ready(x), _ready(y)
     arrays = [x, y, out] if bias is None else [x, y, out, np.ascontiguousarray(bias).reshape(1, -1)]
     c = context()
@@ -67,3 +69,9 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.nda
     """x @ weight.T + bias.  x: (N, I), weight: (O, I), bias: (O,) -> (N, O), in x's dtype"""
     made = _product(x, weight.T, bias, (len(x), len(weight))) if _large(x, len(weight)) else None
     return reference.linear(x, weight, bias) if made is None else made
+
+
+def dot(x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """np.dot of matrices: (I, K), (K, J) -> (I, J), in out if it is given."""
+    made = _product(x, y, None, (len(x), y.shape[1]), out) if _large(x, y.shape[1]) else None
+    return np.dot(x, y, out) if made is None else made

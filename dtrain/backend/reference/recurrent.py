@@ -6,16 +6,19 @@ have a step t, no more than have a step t - 1, and row i of each step belongs to
 the last states of all sequences. `reverse` goes from the last step to the first: a sequence begins where it ends.
 
 sigmoid(a) is (1 + tanh(a / 2)) / 2, and the halves are taken of the weights: that rounds nothing.
+All matrix products are by `dot`, np.dot or what does the same faster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 __all__ = ["gru", "gru_grad", "lstm", "lstm_grad", "rnn", "rnn_grad"]
+
+Dot = Callable[..., Any]
 
 
 def _steps(sizes: Sequence[int], reverse: bool) -> list[tuple[slice, int]]:
@@ -37,8 +40,8 @@ def _halved(weights: Sequence[Any], *halves: slice) -> list[Any]:
     return made
 
 
-def _affine(x: np.ndarray, weight: np.ndarray, *biases: np.ndarray | None) -> np.ndarray:
-    y = x.dot(weight.T)
+def _affine(dot: Dot, x: np.ndarray, weight: np.ndarray, *biases: np.ndarray | None) -> np.ndarray:
+    y = dot(x, weight.T)
     for bias in biases:
         if bias is not None:
             y += bias
@@ -59,19 +62,19 @@ def _column_sums(d: np.ndarray) -> np.ndarray:
 
 def rnn(
     x: np.ndarray, h0: np.ndarray, w_ih: np.ndarray, w_hh: np.ndarray, b_ih: np.ndarray | None,
-    b_hh: np.ndarray | None, *, relu: bool, sizes: Sequence[int], reverse: bool,
+    b_hh: np.ndarray | None, *, relu: bool, sizes: Sequence[int], reverse: bool, dot: Dot = np.dot,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """h_t = tanh(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh), or relu of it. x: (total, I), h0: (N, H)
 
     w_ih: (H, I), w_hh: (H, H), b_ih, b_hh: (H,). Returns all states (total, H) and the last ones (N, H); for the
     gradient the state before each step (total, H).
     """
-    y = _affine(x, w_ih, b_ih, b_hh)
+    y = _affine(dot, x, w_ih, b_ih, b_hh)
     before, h, scratch, w = np.empty_like(y), h0.copy(), np.empty_like(h0), np.ascontiguousarray(w_hh.T)
     for rows, n in _steps(sizes, reverse):
         a = y[rows]
         before[rows] = h[:n]
-        np.dot(h[:n], w, out=scratch[:n])
+        dot(h[:n], w, out=scratch[:n])
         a += scratch[:n]
         if relu:
             np.maximum(a, 0, out=a)
@@ -84,6 +87,7 @@ def rnn(
 def rnn_grad(
     g_y: np.ndarray | None, g_h: np.ndarray | None, x: np.ndarray, y: np.ndarray, before: np.ndarray,
     w_ih: np.ndarray, w_hh: np.ndarray, *, relu: bool, sizes: Sequence[int], reverse: bool, needs_input: bool,
+    dot: Dot = np.dot,
 ) -> tuple[Any, ...]:  # fmt: skip
     """Gradients of `rnn` with respect to x (None unless needed), h0, w_ih, w_hh, and either bias."""
     d = (y > 0).astype(y.dtype) if relu else 1 - y * y
@@ -93,8 +97,8 @@ def rnn_grad(
         if g_y is not None:
             gh += g_y[rows]
         part *= gh
-        np.dot(part, w_hh, out=gh)
-    return d.dot(w_ih) if needs_input else None, g, d.T.dot(x), d.T.dot(before), _column_sums(d)
+        dot(part, w_hh, out=gh)
+    return dot(d, w_ih) if needs_input else None, g, dot(d.T, x), dot(d.T, before), _column_sums(d)
 
 
 # -- LSTM --------------------------------------------------------------------------------------------
@@ -102,7 +106,7 @@ def rnn_grad(
 
 def lstm(
     x: np.ndarray, h0: np.ndarray, c0: np.ndarray, w_ih: np.ndarray, w_hh: np.ndarray, b_ih: np.ndarray | None,
-    b_hh: np.ndarray | None, w_hr: np.ndarray | None, *, sizes: Sequence[int], reverse: bool,
+    b_hh: np.ndarray | None, w_hr: np.ndarray | None, *, sizes: Sequence[int], reverse: bool, dot: Dot = np.dot,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:  # fmt: skip
     """i, f, o = sigmoid, g = tanh of W_ih x_t + b_ih + W_hh h_(t-1) + b_hh; c_t = f c_(t-1) + i g; h_t = o tanh(c_t)
 
@@ -112,7 +116,7 @@ def lstm(
     """
     size = c0.shape[1]
     w_ih, w, b_ih, b_hh = _halved((w_ih, w_hh, b_ih, b_hh), slice(0, 2 * size), slice(3 * size, None))
-    gates = _affine(x, w_ih, b_ih, b_hh)
+    gates = _affine(dot, x, w_ih, b_ih, b_hh)
     y = np.empty((len(x), h0.shape[1]), gates.dtype)
     before, cells, tanhs = np.empty_like(y), np.empty((len(x), size), y.dtype), np.empty((len(x), size), y.dtype)
     unprojected = np.empty_like(cells) if w_hr is not None else y
@@ -123,7 +127,7 @@ def lstm(
         a, cell = gates[rows], c[:n]
         before[rows] = h[:n]
         cells[rows] = cell
-        np.dot(h[:n], w, out=scratch[:n])
+        dot(h[:n], w, out=scratch[:n])
         a += scratch[:n]
         np.tanh(a, out=a)
         a *= factor
@@ -133,7 +137,7 @@ def lstm(
         np.tanh(cell, out=tanhs[rows])
         np.multiply(a[:, 3 * size :], tanhs[rows], out=unprojected[rows])
         if w_hr is not None:
-            np.dot(unprojected[rows], w_hr.T, out=y[rows])
+            dot(unprojected[rows], w_hr.T, out=y[rows])
         h[:n] = y[rows]
     return y, h, c, (gates, before, cells, tanhs, unprojected)
 
@@ -141,7 +145,7 @@ def lstm(
 def lstm_grad(
     g_y: np.ndarray | None, g_h: np.ndarray | None, g_c: np.ndarray | None, x: np.ndarray,
     saved: tuple[np.ndarray, ...], w_ih: np.ndarray, w_hh: np.ndarray, w_hr: np.ndarray | None, *,
-    sizes: Sequence[int], reverse: bool, needs_input: bool,
+    sizes: Sequence[int], reverse: bool, needs_input: bool, dot: Dot = np.dot,
 ) -> tuple[Any, ...]:  # fmt: skip
     """Gradients of `lstm` with respect to x (None unless needed), h0, c0, w_ih, w_hh, either bias, and w_hr."""
     gates, before, cells, tanhs, unprojected = saved
@@ -158,7 +162,7 @@ def lstm_grad(
             gh += g_y[rows]
         if w_hr is not None:
             g_projected[rows] = gh  # type: ignore[index]
-        wide = gh if w_hr is None else np.dot(gh, w_hr, out=g_wide[:n])
+        wide = gh if w_hr is None else dot(gh, w_hr, out=g_wide[:n])
         i, f, k, o = (a[:, j * size : (j + 1) * size] for j in range(4))
         di, df, dk, do = (part[:, j * size : (j + 1) * size] for j in range(4))
         tanh_c = tanhs[rows]
@@ -175,10 +179,10 @@ def lstm_grad(
         # sigmoid' = s (1 - s), tanh' = (1 + t) (1 - t)
         part *= np.add(a, one_for_tanh, out=slope)
         part *= np.subtract(1, a, out=slope)
-        np.dot(part, w_hh, out=gh)
-    g_x = d.dot(w_ih) if needs_input else None
-    g_hr = g_projected.T.dot(unprojected) if g_projected is not None else None
-    return g_x, g, gc_all, d.T.dot(x), d.T.dot(before), _column_sums(d), g_hr
+        dot(part, w_hh, out=gh)
+    g_x = dot(d, w_ih) if needs_input else None
+    g_hr = dot(g_projected.T, unprojected) if g_projected is not None else None
+    return g_x, g, gc_all, dot(d.T, x), dot(d.T, before), _column_sums(d), g_hr
 
 
 # -- GRU ---------------------------------------------------------------------------------------------
@@ -186,7 +190,7 @@ def lstm_grad(
 
 def gru(
     x: np.ndarray, h0: np.ndarray, w_ih: np.ndarray, w_hh: np.ndarray, b_ih: np.ndarray | None,
-    b_hh: np.ndarray | None, *, sizes: Sequence[int], reverse: bool,
+    b_hh: np.ndarray | None, *, sizes: Sequence[int], reverse: bool, dot: Dot = np.dot,
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:  # fmt: skip
     """r, z = sigmoid(W_ih x_t + b_ih + W_hh h + b_hh); n = tanh(W_in x_t + b_in + r (W_hn h + b_hn)); h_t = n+z(h-n)
 
@@ -197,7 +201,7 @@ def gru(
     size = h0.shape[1]
     two = slice(0, 2 * size)
     w_ih, w, b_ih, b_hh = _halved((w_ih, w_hh, b_ih, b_hh), two)
-    gates = _affine(x, w_ih, b_ih)
+    gates = _affine(dot, x, w_ih, b_ih)
     if b_hh is not None:
         gates[:, two] += b_hh[two]
     y = np.empty((len(x), size), gates.dtype)
@@ -207,7 +211,7 @@ def gru(
     for rows, n in _steps(sizes, reverse):
         a, product, s, out = gates[rows], scratch[:n], h[:n], y[rows]
         before[rows] = s
-        np.dot(s, w, out=product)
+        dot(s, w, out=product)
         a_rz, a_n, hn = a[:, two], a[:, 2 * size :], hidden[rows]
         a_rz += product[:, two]
         np.tanh(a_rz, out=a_rz)
@@ -227,7 +231,7 @@ def gru(
 
 def gru_grad(
     g_y: np.ndarray | None, g_h: np.ndarray | None, x: np.ndarray, saved: tuple[np.ndarray, ...],
-    w_ih: np.ndarray, w_hh: np.ndarray, *, sizes: Sequence[int], reverse: bool, needs_input: bool,
+    w_ih: np.ndarray, w_hh: np.ndarray, *, sizes: Sequence[int], reverse: bool, needs_input: bool, dot: Dot = np.dot,
 ) -> tuple[Any, ...]:  # fmt: skip
     """Gradients of `gru` with respect to x (None unless needed), h0, w_ih, w_hh, b_ih and b_hh."""
     gates, before, hidden = saved
@@ -255,6 +259,6 @@ def gru_grad(
         part[:, two] *= slope
         d_hidden[rows, two] = part[:, two]
         np.multiply(dn, r, out=d_hidden[rows, 2 * size :])
-        gh += np.dot(d_hidden[rows], w_hh, out=product[:n])
-    g_x = d.dot(w_ih) if needs_input else None
-    return g_x, g, d.T.dot(x), d_hidden.T.dot(before), _column_sums(d), _column_sums(d_hidden)
+        gh += dot(d_hidden[rows], w_hh, out=product[:n])
+    g_x = dot(d, w_ih) if needs_input else None
+    return g_x, g, dot(d.T, x), dot(d_hidden.T, before), _column_sums(d), _column_sums(d_hidden)
