@@ -124,6 +124,32 @@ def test_normalisation_and_activation(shape, dtype):
     near(*found)
 
 
+@needs_onednn
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("kind", "gates", "states"), [("rnn", 1, 1), ("gru", 3, 1), ("lstm", 4, 2)])
+def test_recurrent_layers(kind, gates, states, reverse):
+    """Of sizes at which some products are large enough for oneDNN, and the last ones are not."""
+    rng, sizes, inputs, size = np.random.default_rng(0), [40, 40, 30, 1], 50, 96
+
+    def array(*shape: int) -> np.ndarray:
+        return (rng.standard_normal(shape) * 0.2).astype(np.float32)
+
+    x, w_ih, w_hh, b = array(sum(sizes), inputs), array(gates * size, inputs), array(gates * size, size), None
+    first = [array(sizes[0], size) for _ in range(states)]
+    g_y, g = array(sum(sizes), size), [array(sizes[0], size) for _ in range(states)]
+    options: dict[str, Any] = {"sizes": sizes, "reverse": reverse} | ({"relu": False} if kind == "rnn" else {})
+    projection = [None] if kind == "lstm" else []
+    found = []
+    for kernels in (cpu, reference):
+        y, *last, saved = getattr(kernels, kind)(x, *first, w_ih, w_hh, b, b, *projection, **options)
+        saved = [y, saved] if kind == "rnn" else [saved]
+        gradients = getattr(kernels, f"{kind}_grad")(
+            g_y, *g, x, *saved, w_ih, w_hh, *projection, **options, needs_input=True
+        )
+        found.append([y, *last, *(d for d in gradients if d is not None)])
+    near(*found)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, bfloat16])
 def test_relu_of_what_is_no_number(dtype):
     x = np.tile(np.array([np.nan, -np.nan, -np.inf, np.inf, -0.0, -1.5, 2.0]).astype(dtype), 1000)
