@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dtrain.autograd.under_way import under_way
 from dtrain.autograd.writes import check_unspoiled, writes
 from dtrain.backend import Array, xp_of
+from dtrain.backend.halves import halved, widened
 
 if TYPE_CHECKING:
     from dtrain.autograd.tensor import Tensor
@@ -330,6 +331,8 @@ def _propagate(
             if gradient is not None:
                 if parent.grad is None:
                     parent.grad = gradient
+                elif getattr(gradient, "itemsize", 0) == 2:
+                    parent.grad = halved(widened(parent.grad) + widened(gradient), gradient.dtype)
                 elif parent.owned:
                     parent.grad += gradient
                 else:
