@@ -97,6 +97,7 @@ from dtrain.ops.rearranging import (
     movedim, ravel, repeat_interleave, roll, rot90, row_stack, swapaxes, swapdims, t, tensor_split, tile, unflatten,
     unsafe_chunk, unsafe_split, vsplit, vstack,
 )  # fmt: skip
+from dtrain.ops.distributions import bernoulli, multinomial, normal
 from dtrain.ops.max_pooling import adaptive_max_pool1d_with_indices as adaptive_max_pool1d
 from dtrain.ops.max_pooling import max_pool1d, max_pool2d, max_pool3d
 from dtrain.ops.pooling import adaptive_avg_pool1d, avg_pool1d

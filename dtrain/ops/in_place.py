@@ -26,7 +26,7 @@ from dtrain.ops import (
     piecewise,
     shape,
 )
-from dtrain.ops.draws import next_draw
+from dtrain.ops.distributions import IN_PLACE
 from dtrain.ops.dtypes import plain, unbroadcast
 from dtrain.ops.indexing import raw_key
 from dtrain.ops.positions import slice_of, take_flat
@@ -269,27 +269,8 @@ def _copy(x: Tensor, source: Tensor, non_blocking: bool = False) -> Any:
     return source
 
 
-def _drawn(x: Tensor) -> type:
-    return np.float64 if x.dtype == np.float64 else np.float32
-
-
-def _uniform(x: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Any = None) -> Any:
-    """Draw all elements from the uniform distribution on [a, b): the next draw, as by `rand`, or a generator's."""
-    if a > b:
-        raise RuntimeError(f"uniform_ needs a <= b, got a={a} and b={b}")
-    return (generator or next_draw()).random(x.shape, _drawn(x)) * _drawn(x)(b - a) + _drawn(x)(a)
-
-
-def _normal(x: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Any:
-    """Draw all elements from the normal distribution: the next draw, as by `randn`, or a generator's."""
-    if std < 0:
-        raise RuntimeError(f"normal_ needs std >= 0, got {std}")
-    return (generator or next_draw()).standard_normal(x.shape, _drawn(x)) * _drawn(x)(std) + _drawn(x)(mean)
-
-
-for name, values in (
-    ("zero_", _zero), ("fill_", _fill), ("copy_", _copy), ("uniform_", _uniform), ("normal_", _normal),
-):  # fmt: skip
+_VALUES: dict[str, Callable[..., Any]] = {"zero_": _zero, "fill_": _fill, "copy_": _copy, **IN_PLACE}
+for name, values in _VALUES.items():
     setattr(Tensor, name, _of_values(name, values))
 
 
