@@ -13,6 +13,7 @@ import numpy as np
 
 from dtrain.autograd import Tensor, op
 from dtrain.backend import to_device, xp_of
+from dtrain.backend.halves import finfo, is_float
 from dtrain.ops.draws import drawn_dtype, next_draw
 from dtrain.ops.dtypes import default_dtype
 
@@ -68,7 +69,7 @@ def normal(
         shape, dtype = tensors[0].shape, tensors[0].dtype
         if len(tensors) == 2:
             shape = _fitting(m, s)
-    if dtype.kind != "f":
+    if not is_float(dtype):
         raise TypeError(f"normal needs a floating-point dtype, got {dtype}")
     draws = (generator or next_draw()).standard_normal(shape, drawn_dtype(np.empty(0, dtype)))
     made = (draws * s + m).astype(dtype)
@@ -92,7 +93,7 @@ def bernoulli(input: Tensor, p: Any = None, *, generator: Any = None) -> Tensor:
     Raises RuntimeError for probabilities outside [0, 1], TypeError where whole numbers stand for probabilities.
     """
     if p is None:
-        if input.dtype.kind != "f":
+        if not is_float(input.dtype):
             raise TypeError(f"bernoulli needs probabilities in floating point, got {input.dtype}")
         p = input
     return _without_slope(input, np.asarray(_bernoulli(input, p, generator=generator)).astype(input.dtype))
@@ -107,7 +108,7 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, g
     more samples than categories without replacement, for shapes of 0 or more than 2 dimensions; TypeError for integers.
     """
     w = input.array
-    if input.dtype.kind != "f":
+    if not is_float(input.dtype):
         raise TypeError(f"multinomial needs floating-point weights, got {input.dtype}")
     if input.ndim not in (1, 2):
         raise RuntimeError(f"multinomial needs weights of shape (n,) or (m, n), got {input.shape}")
@@ -143,7 +144,7 @@ def _without_replacement(rows: np.ndarray, k: int, draw: np.random.Generator) ->
 
 def _check(name: str, x: Tensor, right: bool, what: str) -> None:
     """Raise TypeError for whole numbers, RuntimeError with what was expected and given unless right."""
-    if x.dtype.kind != "f":
+    if not is_float(x.dtype):
         raise TypeError(f"{name} writes fractions: it needs a floating-point tensor, got {x.dtype}")
     if not right:
         raise RuntimeError(f"{name} needs {what}")
@@ -207,14 +208,14 @@ def _random(x: Tensor, *bounds: int | None, generator: Any = None) -> Any:
         raise TypeError(f"random_ takes high, or low and high, got {bounds}")
     low, high = bounds if len(bounds) == 2 else (0, *bounds, None)[:2]
     kind, dtype = x.dtype.kind, x.dtype
-    if kind == "f":
-        least, most = -(1 << np.finfo(dtype).nmant + 1), 1 << np.finfo(dtype).nmant + 1
+    if is_float(dtype):
+        least, most = -(1 << finfo(dtype).nmant + 1), 1 << finfo(dtype).nmant + 1
     else:
         least, most = (0, 1) if kind == "b" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
     first, last = int(low or 0), most if high is None else int(high) - 1
     if first > last:
         raise RuntimeError(f"random_ needs low < high, got {low} and {high}")
-    if kind != "f" and not least <= first <= last <= most:
+    if not is_float(dtype) and not least <= first <= last <= most:
         raise RuntimeError(f"random_: {first} to {last} do not all fit into {dtype}, which holds {least} to {most}")
     return (generator or next_draw()).integers(first, last, x.shape, np.int64, endpoint=True)
 
