@@ -75,8 +75,10 @@ from dtrain.ops.counting import (
     bincount, bucketize, histc, histogram, histogramdd, searchsorted, unique, unique_consecutive,
 )  # fmt: skip
 from dtrain.ops.decompositions import (
-    cholesky, det, inverse, logdet, matrix_power, pinv, slogdet, svd,
+    cholesky, det, inverse, logdet, matrix_power, slogdet,
 )  # fmt: skip
+from dtrain.ops.decompositions import qr_some as qr
+from dtrain.ops.decompositions import svd_usv as svd
 from dtrain.ops.distances import cdist, cosine_similarity, pairwise_distance, pdist
 from dtrain.ops.dropout import alpha_dropout, dropout, feature_alpha_dropout
 from dtrain.ops.group_norm import group_norm, rms_norm
@@ -113,6 +115,7 @@ from dtrain.ops.scatter import (
     diagonal_scatter, index_add, index_copy, index_fill, index_put, index_reduce, masked_fill, masked_scatter, put,
     scatter, scatter_add, scatter_reduce, select_scatter, slice_scatter,
 )  # fmt: skip
+from dtrain.ops.solvers import cholesky_inverse, cholesky_solve, matrix_exp, pinverse
 from dtrain.ops.sorting import (
     argsort, kthvalue, median, mode, msort, nanmedian, nanquantile, quantile, sort, topk,
 )  # fmt: skip

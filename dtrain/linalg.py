@@ -12,7 +12,7 @@ from dtrain.ops.decompositions import (
     eigvalsh,
     inv,
     matrix_power,
-    pinv,
+    qr,
     slogdet,
     solve,
     svd,
@@ -20,11 +20,27 @@ from dtrain.ops.decompositions import (
 )  # fmt: skip
 from dtrain.ops.linear import matmul
 from dtrain.ops.products import multi_dot
+from dtrain.ops.solvers import (
+    cholesky_ex,
+    cond,
+    inv_ex,
+    lstsq,
+    matrix_exp,
+    matrix_rank,
+    pinv,
+    solve_ex,
+    solve_triangular,
+    tensorinv,
+    tensorsolve,
+    vecdot,
+)  # fmt: skip
 from dtrain.ops.statistics import matrix_norm, vector_norm
 
 __all__ = [
-    "cholesky", "cross", "det", "diagonal", "eigh", "eigvalsh", "inv", "matmul", "matrix_norm", "matrix_power",
-    "multi_dot", "norm", "pinv", "slogdet", "solve", "svd", "svdvals", "vander", "vector_norm",
+    "cholesky", "cholesky_ex", "cond", "cross", "det", "diagonal", "eigh", "eigvalsh", "inv", "inv_ex", "lstsq",
+    "matmul", "matrix_exp", "matrix_norm", "matrix_power", "matrix_rank", "multi_dot", "norm", "pinv", "qr",
+    "slogdet", "solve", "solve_ex", "solve_triangular", "svd", "svdvals", "tensorinv", "tensorsolve", "vander",
+    "vecdot", "vector_norm",
 ]  # fmt: skip
 
 

@@ -18,8 +18,8 @@ from dtrain.ops.linear import matmul
 from dtrain.ops.shape import squeeze, unsqueeze
 
 __all__ = [
-    "Eigen", "SVD", "SlogDet", "cholesky", "det", "eigh", "eigvalsh", "inv", "inverse", "logdet", "matrix_power",
-    "pinv", "slogdet", "solve", "svd", "svdvals",
+    "Eigen", "QR", "SVD", "SlogDet", "USV", "cholesky", "det", "eigh", "eigvalsh", "inv", "inverse", "logdet",
+    "matrix_power", "qr", "qr_some", "slogdet", "solve", "svd", "svd_usv", "svdvals",
 ]  # fmt: skip
 
 
@@ -181,11 +181,12 @@ class Eigen(NamedTuple):
 
 
 @op
-def _eigh(A: Any) -> Any:
-    values, vectors = _lapack("eigh", np.linalg.eigh, plain(A))
+def _eigh(A: Any, UPLO: str) -> Any:
+    """The gradient is that of all of A, symmetric, as PyTorch's."""
+    values, vectors = _lapack("eigh", lambda a: np.linalg.eigh(a, "U" if UPLO == "U" else "L"), plain(A))
 
     def pullback(g: Any, needs: Sequence[bool]) -> list[Any]:
-        w, v = _again(_eigh, (values, vectors), A)
+        w, v = _again(_eigh, (values, vectors), A, UPLO)
         xp = xp_of(w)
         inner = 0.0
         if g[1] is not None:
@@ -203,16 +204,9 @@ def _eigh(A: Any) -> Any:
 def eigh(A: Any, UPLO: str = "L") -> Eigen:
     """(eigenvalues, ascending; eigenvectors, columns) of symmetric matrices, of which one triangle is read."""
     _matrices("eigh", A)
-    return Eigen(*_eigh(_symmetric(A, UPLO)))
-
-
-def _symmetric(A: Any, UPLO: str) -> Any:
-    from dtrain.ops.diagonals import tril, triu
-
     if UPLO.upper() not in ("L", "U"):
         raise ValueError(f"eigh: UPLO must be 'L' or 'U', got {UPLO!r}")
-    half = tril(A, -1) if UPLO.upper() == "L" else triu(A, 1)
-    return half + half.mT + A * Tensor(np.eye(A.shape[-1], dtype=A.dtype))
+    return Eigen(*_eigh(A, UPLO.upper()))
 
 
 def eigvalsh(A: Any, UPLO: str = "L") -> Any:
@@ -229,11 +223,17 @@ class SVD(NamedTuple):
 
 
 @op
-def _svd(A: Any) -> Any:
-    u, s, vh = _lapack("svd", lambda a: np.linalg.svd(a, full_matrices=False), plain(A))
+def _svd(A: Any, full_matrices: bool = False) -> Any:
+    """Of the columns of U and V that belong to no singular value no gradient passes, as in PyTorch."""
+    value = _lapack("svd", lambda a: np.linalg.svd(a, full_matrices=full_matrices), plain(A))
+    k = value[1].shape[-1]
+    u, s, vh = value[0][..., :k], value[1], value[2][..., :k, :]
 
     def pullback(g: Any, needs: Sequence[bool]) -> list[Any]:
-        gu, gs, gvh = g
+        gu, gs, gvh = (
+            d if d is None else d[cut]
+            for d, cut in zip(g, ((..., slice(k)), ..., (..., slice(k), slice(None))), strict=True)
+        )
         big_u, big_s, big_vh = _again(_svd, (u, s, vh), A)
         xp = xp_of(big_s)
         v, eye = _turned(big_vh), np.eye(s.shape[-1], dtype=s.dtype)
@@ -257,35 +257,39 @@ def _svd(A: Any) -> Any:
                 beside = beside + big_u @ _turned(over - v @ (_turned(v) @ over))
         return [big_u @ inner @ big_vh + beside]
 
-    return (u, s, vh), Joint(pullback)
+    return tuple(value), Joint(pullback)
 
 
 def svd(A: Any, full_matrices: bool = True) -> SVD:
-    """U, S (descending), Vh with A = U diag(S) Vh. full_matrices: square U and Vh, for which there are no gradients."""
+    """U, S (descending), Vh with A = U diag(S) Vh. full_matrices: square U and Vh.
+
+    Gradients pass through the columns that belong to singular values.
+    """
     _matrices("svd", A, square=False)
-    if full_matrices and A.shape[-1] != A.shape[-2]:
-        if A.requires_grad:
-            raise RuntimeError("svd: gradients need full_matrices=False for matrices that are not square")
-        return SVD(*map(Tensor, _lapack("svd", np.linalg.svd, A.array)))
-    return SVD(*_svd(A))
+    return SVD(*_svd(A, full_matrices))
+
+
+class USV(NamedTuple):
+    """What `svd_usv` returns: input = U diag(S) V^T."""
+
+    U: Any
+    S: Any
+    V: Any
+
+
+def svd_usv(input: Any, some: bool = True, compute_uv: bool = True) -> USV:  # noqa: A002
+    """(U, S, V) with input = U diag(S) V^T: `torch.svd`. some: not all columns; without compute_uv U and V are 0."""
+    u, s, vh = svd(input, not some)
+    if compute_uv:
+        return USV(u, s, vh.mT)
+    m, n = input.shape[-2:]
+    return USV(*(Tensor(np.zeros((*input.shape[:-2], k, k), input.dtype)) if k else s for k in (m, 0, n)))
 
 
 def svdvals(A: Any) -> Any:
     """The singular values of matrices, descending."""
     _matrices("svdvals", A, square=False)
     return _svd(A)[1]
-
-
-def pinv(A: Any, rcond: float | None = None, hermitian: bool = False) -> Any:
-    """The Moore-Penrose pseudo-inverses of matrices; singular values up to rcond times the largest count as zero."""
-    from dtrain.ops.arithmetic import where
-
-    _matrices("pinv", A, square=False)
-    u, s, vh = _svd(A)
-    cutoff = max(A.shape[-2:]) * np.finfo(A.dtype).eps if rcond is None else rcond
-    small = Tensor(s.array <= cutoff * s.array.max(-1, keepdims=True, initial=0))
-    inverted = where(small, 0.0, 1.0 / where(small, 1.0, s))
-    return vh.mT @ (unsqueeze(inverted, -1) * u.mT)
 
 
 def matrix_power(A: Any, n: int) -> Any:
@@ -302,3 +306,60 @@ def matrix_power(A: Any, n: int) -> Any:
     if found is None:
         return Tensor(np.broadcast_to(np.eye(A.shape[-1], dtype=A.dtype), A.shape).copy())
     return found
+
+
+class QR(NamedTuple):
+    """What `qr` returns: A = Q R."""
+
+    Q: Any
+    R: Any
+
+
+@op
+def _qr(A: Any, mode: str) -> Any:
+    """The gradient after Roberts and Roberts, "QR and LQ decomposition matrix backpropagation algorithms", 2020."""
+    q, r = _lapack("qr", lambda a: np.linalg.qr(a, "complete" if mode == "complete" else "reduced"), plain(A))
+    m, n = A.shape[-2:]
+
+    def pullback(g: Any, needs: Sequence[bool]) -> list[Any]:
+        if mode == "complete" and m > n:
+            raise RuntimeError(f"qr: with mode='complete' matrices need as many columns as rows, got {A.shape}")
+        (gq, gr), (big_q, big_r) = g, _again(_qr, (q, r), A, mode)
+        k = min(m, n)
+        left = big_r[..., :k]
+        if gr is not None and n > m:
+            beside = big_q @ gr[..., k:]
+            more = A[..., k:] @ _turned(gr[..., k:])
+            gq = more if gq is None else gq + more
+        inner = 0.0 if gr is None else left @ _turned(gr[..., :k])
+        inner = inner if gq is None else inner - _turned(gq) @ big_q
+        ones = np.tri(k, dtype=q.dtype)
+        lower = inner * ones
+        whole = big_q @ (lower + _turned(inner * (ones - np.eye(k, dtype=q.dtype))))
+        whole = whole if gq is None else whole + gq
+        gx = _turned(_solve.raw(left, _turned(whole)))
+        if n <= m:
+            return [gx]
+        beside = xp_of(gx).zeros((*A.shape[:-1], n - m), q.dtype) if gr is None else beside
+        return [xp_of(gx, beside).concatenate([gx, beside], -1)]
+
+    return (q, r), Joint(pullback)
+
+
+def qr(A: Any, mode: str = "reduced") -> QR:
+    """Q with orthonormal columns and R upper triangular, A = Q R.  A: (..., m, n), k = min(m, n)
+
+    mode: "reduced", Q (..., m, k) and R (..., k, n); "complete", (..., m, m) and (..., m, n), with gradients where
+    m <= n; "r", an empty Q, R (..., k, n) and no gradients. Raises ValueError for other modes.
+    """
+    _matrices("qr", A, square=False)
+    if mode == "r":
+        return QR(Tensor(np.empty(0, A.dtype)), Tensor(_lapack("qr", lambda a: np.linalg.qr(a, "r"), A.array)))
+    if mode not in ("reduced", "complete"):
+        raise ValueError(f"qr: mode must be 'reduced', 'complete' or 'r', got {mode!r}")
+    return QR(*_qr(A, mode))
+
+
+def qr_some(input: Any, some: bool = True) -> QR:  # noqa: A002
+    """`qr` under the name and with the argument of `torch.qr`: "reduced" if some, else "complete"."""
+    return qr(input, "reduced" if some else "complete")

@@ -29,6 +29,7 @@ from dtrain.ops import (
     scan,
     scatter,
     shape,
+    solvers,
     sorting,
     special,
     statistics,
@@ -42,7 +43,7 @@ _FUNCTIONS_ONLY = {
     binary: "",
     comparison: "",
     counting: "Histogram HistogramDD bucketize histogramdd one_hot searchsorted",
-    decompositions: "Eigen SVD SlogDet eigh eigvalsh solve svdvals",
+    decompositions: "Eigen QR SVD SlogDet USV eigh eigvalsh qr qr_some solve svd svd_usv svdvals",
     diagonals: "powers tril_indices triu_indices vander",
     distributions: "IN_PLACE normal",
     elementwise: "",
@@ -57,6 +58,10 @@ _FUNCTIONS_ONLY = {
     scan: "Running cumulative_trapezoid flip_axis gradient trapezoid trapz",
     scatter: "",
     shape: "cat concat stack",
+    solvers: (
+        "CholeskyEx InvEx LeastSquares SolveEx cholesky_ex cond inv_ex lstsq matrix_rank pinv solve_ex "
+        "solve_triangular tensorinv tensorsolve vecdot"
+    ),
     sorting: "Ordered",
     special: "gammaln i0e i1 i1e log_ndtr log1p log_softmax multigammaln ndtr ndtri psi softmax zeta",
     statistics: "AMinMax matrix_norm std_mean var_mean vector_norm",
@@ -66,6 +71,8 @@ for module, names in _FUNCTIONS_ONLY.items():
         setattr(Tensor, name, getattr(module, name))
 for name in ("log_softmax", "relu", "sigmoid", "softmax", "tanh"):
     setattr(Tensor, name, getattr(activation, name))
+for name, function in (("qr", decompositions.qr_some), ("svd", decompositions.svd_usv)):
+    setattr(Tensor, name, function)
 for name in ("hardshrink", "prelu"):
     setattr(Tensor, name, getattr(piecewise, name))
 for name in ("new_empty", "new_full", "new_ones", "new_tensor", "new_zeros"):

@@ -73,7 +73,7 @@ def sum_to_size(x: Any, *size: Any) -> Any:
         raise ValueError(f"sum_to_size: size {sizes} does not broadcast to shape {x.shape}")
     repeated = tuple(lead + i for i, n in enumerate(sizes) if n != x.shape[lead + i])
     if not repeated and not lead:
-        return x.to(np.int64) if x.dtype == np.bool_ else x
+        return x
     x = sum(x, repeated, True) if repeated else x
     return sum(x, tuple(range(lead))) if lead else x
 
