@@ -20,7 +20,7 @@ from tests.examples.programs import EXAMPLES, result_of, run_example, write_smal
 from tests.hosts.emulated import Cluster
 from tests.launch.jobs import ROOT, environment, needs_mpi, needs_survival
 from tests.launch.test_survive import TRAINING as MORTAL_TRAINING
-from tests.parallel.training import train
+from tests.parallel.training import train_with_one_thread
 
 Hosts = Callable[..., Cluster]
 
@@ -101,7 +101,7 @@ def test_the_survivors_of_two_hosts_end_with_the_bits_of_all(
     mpirun = ["--with-ft", "ulfm", sys.executable, str(tmp_path / "script.py")]
     done = emulated_hosts(2).mpirun(4, mpirun)
     assert done.returncode == 0, done.stdout + done.stderr
-    sha256, losses = train(SingleCommunicator(), 5)
+    sha256, losses = train_with_one_thread(SingleCommunicator(), 5)
     assert f"{sha256} after {len(losses)} steps on {4 - len(deaths)} ranks" in done.stdout
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from dtrain.comm import SingleCommunicator
 from tests.launch.jobs import needs_survival, run
-from tests.parallel.training import train
+from tests.parallel.training import train_with_one_thread
 
 pytestmark = needs_survival
 
@@ -35,7 +35,7 @@ job.print(f"{{sha256}} after {{len(losses)}} steps on {{job.size}} ranks")
 
 @pytest.fixture(scope="module")
 def undisturbed() -> str:
-    sha256, losses = train(SingleCommunicator(), 5)
+    sha256, losses = train_with_one_thread(SingleCommunicator(), 5)
     return f"{sha256} after {len(losses)} steps"
 
 

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 import dtrain
 from dtrain import data, nn, optim
+from dtrain.backend import cpu
 from dtrain.comm import Communicator
 from dtrain.nn import functional as F
 
-__all__ = ["fingerprint", "make_bf16_net", "make_net", "make_sync_net", "train"]
+__all__ = ["fingerprint", "make_bf16_net", "make_net", "make_sync_net", "train", "train_with_one_thread"]
 
 
 def make_net() -> nn.Module:
@@ -74,6 +76,13 @@ def train(
                 optimizer.zero_grad()
                 losses.append(getattr(model, "loss", 0.0))
     return fingerprint(model.module), losses
+
+
+def train_with_one_thread(comm: Communicator, microbatches: int) -> tuple[str, list[float]]:
+    """`train`, as ranks with one thread each do it: the bits are a function of M and of the threads."""
+    cpu.available()  # loads oneDNN, so that its threads are limited, too
+    with threadpool_limits(1):
+        return train(comm, microbatches)
 
 
 def fingerprint(module: nn.Module) -> str:
