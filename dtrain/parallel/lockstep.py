@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import is_grad_enabled, set_grad_enabled
+from dtrain.autograd.mode import mode
 from dtrain.backend import Array
 from dtrain.comm import Communicator, RankLost
 from dtrain.data.sampler import microbatch_block
@@ -134,9 +134,9 @@ class _Member:
         if self.done:
             return
         if self._thread is None:
-            context, grad, trace = contextvars.copy_context(), is_grad_enabled(), sys.gettrace()
+            context, flags, trace = contextvars.copy_context(), dict(mode.__dict__), sys.gettrace()
             self._thread = threading.Thread(
-                target=context.run, args=(self._run, grad, trace), name=f"microbatch-{self.number}", daemon=True
+                target=context.run, args=(self._run, flags, trace), name=f"microbatch-{self.number}", daemon=True
             )
             self._thread.start()
         self._go.put(True)
@@ -157,9 +157,9 @@ class _Member:
             self._thread.join()
             self.error = None
 
-    def _run(self, grad: bool, trace: Any) -> None:
+    def _run(self, flags: dict[str, Any], trace: Any) -> None:
         sys.settrace(trace)  # so that a debugger follows
-        set_grad_enabled(grad)
+        mode.__dict__.update(flags)  # gradients recorded or not, autocast or not
         try:
             if self._go.get():
                 self.result = self.function()

@@ -11,20 +11,21 @@ from dtrain.comm import Communicator, SingleCommunicator
 from dtrain.parallel import NaiveDistributedDataParallel, reducer
 from tests.parallel.test_distributed import gradients_of_branches
 from tests.parallel.test_no_sync import train as train_with_no_sync
-from tests.parallel.training import make_bf16_net, make_net, make_sync_net, train
+from tests.parallel.training import make_net, make_sync_net, train
 
 
-@pytest.mark.parametrize("make", [make_net, make_sync_net, make_bf16_net])
+@pytest.mark.parametrize("make", [make_net, make_sync_net])
+@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("microbatches", [4, 12])
 def test_same_bits_as_one_process(
-    comm: Communicator, microbatches: int, overlap: bool, make: Any, monkeypatch: pytest.MonkeyPatch
+    comm: Communicator, microbatches: int, overlap: bool, autocast: bool, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With BatchNorm, with SyncBatchNorm, and in bfloat16."""
+    """With BatchNorm and with SyncBatchNorm, in float32 and in bfloat16."""
     monkeypatch.setattr(reducer, "_FIRST_BUCKET", 512)  # several messages, where messages are sent
     monkeypatch.setattr(reducer, "_BUCKET", 512)
-    want = train(SingleCommunicator(), microbatches, make=make)
-    assert train(comm, microbatches, make=make, overlap=overlap) == want
+    want = train(SingleCommunicator(), microbatches, make=make, autocast=autocast)
+    assert train(comm, microbatches, make=make, autocast=autocast, overlap=overlap) == want
 
 
 @pytest.mark.parametrize("make", [make_net, make_sync_net])

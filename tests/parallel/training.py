@@ -15,7 +15,7 @@ from dtrain.backend import cpu
 from dtrain.comm import Communicator
 from dtrain.nn import functional as F
 
-__all__ = ["fingerprint", "make_bf16_net", "make_net", "make_sync_net", "train", "train_with_one_thread"]
+__all__ = ["fingerprint", "make_net", "make_sync_net", "train", "train_with_one_thread"]
 
 
 def make_net() -> nn.Module:
@@ -33,17 +33,6 @@ def make_sync_net() -> nn.Module:
     return nn.SyncBatchNorm.convert_sync_batchnorm(net)
 
 
-class _Bfloat16(nn.Sequential):
-    def forward(self, input: Any) -> Any:  # noqa: A002
-        with dtrain.autocast("cpu"):
-            return super().forward(input)
-
-
-def make_bf16_net() -> nn.Module:
-    """The same with convolutions and matrix products in bfloat16."""
-    return _Bfloat16(make_net())
-
-
 def train(
     comm: Communicator,
     microbatches: int,
@@ -54,6 +43,7 @@ def train(
     wrap: Any = dtrain.DistributedDataParallel,
     make: Callable[[], nn.Module] = make_net,
     dtype: Any = np.float32,
+    autocast: bool = False,
     **options: Any,
 ) -> tuple[str, list[float]]:
     """The fingerprint of the trained state, and the loss of every step (where the wrapper knows it)."""
@@ -68,7 +58,8 @@ def train(
     losses = []
     for _ in range(epochs):
         for images, labels in loader:
-            loss = F.cross_entropy(model(images), labels)
+            with dtrain.autocast("cpu", enabled=autocast):
+                loss = F.cross_entropy(model(images), labels)
             loss.backward()
             if model.synchronized:
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
