@@ -74,7 +74,7 @@ class _Kept:
 
 def _forward(batch: bool, x: np.ndarray, weight: Any, bias: Any, eps: float) -> tuple[np.ndarray, _Kept] | None:
     """The normalised rows of x (R, C); None where the reference has to do it."""
-    if weight is None or bias is None or not x.size or not usable(x) or weight.dtype != np.float32 != bias.dtype:
+    if any(p is None or p.dtype != np.float32 for p in (weight, bias)) or not x.size or not usable(x):
         return None
     c, key = context(), (batch, *x.shape, x.dtype, eps)
     found = c.kept(_Norm, *key)
