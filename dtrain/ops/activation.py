@@ -44,7 +44,7 @@ def relu(input: Any, inplace: bool = False) -> Any:  # noqa: A002
 
 @relu.formula
 def _(input: Any, inplace: bool = False) -> Any:  # noqa: A002
-    return where(input.detach() > 0, input, 0.0)
+    return where(input.detach() <= 0, 0.0, input)
 
 
 @op

@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from dtrain.autograd import op
-from dtrain.autograd.mode import mode
 from dtrain.backend import backend_of
-from dtrain.ops.dtypes import plain, same_dtype
+from dtrain.ops.dtypes import lowered, plain, same_dtype
 from dtrain.ops.geometry import Sizes, batched, numbers, unbatched
 
 __all__ = [
@@ -35,7 +34,7 @@ class _Shape(NamedTuple):
         return self.stride, self.padding, self.dilation, self.groups
 
 
-@op(halves=True, lowered=True)
+@op(halves=True)
 def _convolution(x: Any, weight: Any, bias: Any, shape: _Shape) -> Any:
     """x: (N, I, *size), weight: (O, I / groups, *kernel), bias: (O,) or None -> (N, O, *out)"""
     a = plain(x)
@@ -46,7 +45,7 @@ def _convolution(x: Any, weight: Any, bias: Any, shape: _Shape) -> Any:
     )
 
 
-@op(halves=True, lowered=True)
+@op(halves=True)
 def _to_data(g: Any, weight: Any, shape: _Shape) -> Any:
     """(N, O, *out), (O, I / groups, *kernel) -> (N, I, *size): what `_convolution` sends back to x."""
     a = plain(g)
@@ -86,10 +85,10 @@ def _checked(name: str, input: Any, weight: Any, bias: Any, dims: int, groups: i
         raise ValueError(f"{name}: a weight needs elements, got shape {weight.shape} for input {input.shape}")
     if bias is not None and bias.shape != (outputs,):
         raise ValueError(f"{name}: bias has shape {bias.shape}, the weight {weight.shape} wants ({outputs},)")
-    if mode.autocast is None:
-        same_dtype(name, input, weight, bias)
+    same_dtype(name, input, weight, bias)
 
 
+@lowered
 def _conv(dims: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
     name = f"conv{dims}d"
     x = batched(name, input, dims, empty=True)
@@ -116,6 +115,7 @@ def _conv(dims: int, input: Any, weight: Any, bias: Any, stride: Any, padding: A
     return unbatched(_convolution(x, weight, bias, shape), input)
 
 
+@lowered
 def _conv_transpose(
     dims: int,
     input: Any,
@@ -146,7 +146,7 @@ def _conv_transpose(
         )
     y = _to_data(x, weight, _Shape(size, kernel, x.shape[2:], stride, padding, dilation, groups))
     if bias is not None:
-        y = y + bias.to(y.dtype).reshape(-1, *(1,) * dims)
+        y = y + bias.reshape(-1, *(1,) * dims)
     return unbatched(y, input)
 
 

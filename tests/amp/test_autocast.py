@@ -183,3 +183,15 @@ def test_gradients_of_gradients() -> None:
         found.append([t.grad.numpy() for t in (a, b)])
     for ours, theirs in zip(*found, strict=True):
         close(ours, theirs)
+
+
+@pytest.mark.parametrize("function", [F.linear, F.conv1d, F.conv_transpose1d])
+def test_what_autocast_does_not_convert_is_an_error_as_without_it(function: Any) -> None:
+    """float64 stays what it is, as in PyTorch, and products are not promoted."""
+    shape = (3, 3) if function is F.linear else (3, 3, 3)
+    x, w, b = dtrain.ones(*shape), dtrain.ones(*shape), dtrain.ones(3, dtype=dtrain.float64)
+    for enabled in (False, True):
+        with dtrain.autocast("cpu", enabled=enabled):
+            for call in (lambda: function(x, w, b), lambda: function(x, w.double()), lambda: function(x.double(), w)):
+                with pytest.raises(TypeError, match=r"needs operands of one dtype, got \w+ and \w+"):
+                    call()

@@ -63,13 +63,13 @@ def _laid_as(x: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def relu_grad(g: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """g where y = relu(x) is positive, else 0."""
+    """g where y = relu(x) is not 0, else 0."""
     gx = None if y.size < FEW else _run(_RELU_OF_RESULT, True, y, g)
     return reference.relu_grad(g, y) if gx is None else gx
 
 
 def gelu(x: np.ndarray) -> tuple[np.ndarray, Any]:
-    """x * Phi(x), and what the gradient needs: x."""
+    """x * Phi(x), and what the gradient needs: x. Of infinity this makes NaN, the reference infinity."""
     y = _run(_GELU, False, x)
     return reference.gelu(x) if y is None else (y, _Input(x))
 

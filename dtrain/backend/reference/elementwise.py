@@ -26,8 +26,8 @@ def relu(x: np.ndarray) -> np.ndarray:
 
 @in_float32
 def relu_grad(g: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """g where y = relu(x) is positive, else 0."""
-    return g * (y > 0)
+    """g where y = relu(x) is not 0, else 0; g, as in PyTorch, where it is NaN."""
+    return g * (y != 0)
 
 
 def _erf_and_exp(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
