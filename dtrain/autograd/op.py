@@ -47,7 +47,7 @@ from dtrain.autograd.graph import Joint, Node, Pieces
 from dtrain.autograd.mode import mode
 from dtrain.autograd.tensor import Tensor
 from dtrain.backend import device_of, to_device
-from dtrain.backend.halves import HALVES, halved, is_float, widened
+from dtrain.backend.halves import HALVES, converted, halved, is_float, widened
 
 __all__ = ["PIECE", "Call", "Joint", "Rule", "cast", "op", "record", "to_lower"]
 
@@ -180,7 +180,7 @@ def _rounded(d: Any, dtype: Any) -> Any:
 def cast(x: Any, dtype: np.dtype, place: str) -> Any:
     """x in another dtype, elsewhere."""
     before, origin = x.dtype, device_of(x)
-    return to_device(x, place).astype(dtype), lambda g: to_device(g, origin).astype(before, copy=False)
+    return converted(to_device(x, place), dtype), lambda g: converted(to_device(g, origin), before)
 
 
 def record(rule: Any, value: Any, pullbacks: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from dtrain.autograd.graph import Node, backward
 from dtrain.autograd.mode import mode
 from dtrain.autograd.writes import mark_written
 from dtrain.backend import Array, device_of, to_device, to_numpy, xp_of
-from dtrain.backend.halves import is_float
+from dtrain.backend.halves import converted, is_float
 
 __all__ = ["Sink", "Tensor", "device"]
 
@@ -252,7 +252,7 @@ class Tensor:
             from dtrain.autograd.op import cast
 
             return cast(self, dtype, device_of(there))
-        return Tensor(there.astype(dtype))
+        return Tensor(converted(there, dtype))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = self.numpy()

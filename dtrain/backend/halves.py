@@ -13,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-__all__ = ["HALVES", "bfloat16", "finfo", "halved", "in_float32", "is_float", "widened"]
+__all__ = ["HALVES", "bfloat16", "converted", "finfo", "halved", "in_float32", "is_float", "widened"]
 
 #: The upper half of a float32: 8 bits of precision, and float32's range.
 bfloat16 = np.dtype(ml_dtypes.bfloat16)
@@ -33,10 +33,13 @@ def widened(x: Any) -> Any:
 
 
 def halved(x: Any, dtype: Any) -> Any:
-    """An array of float32 in `dtype`, anything else as it is. Values too large become infinite, without a warning."""
-    if getattr(x, "dtype", None) != np.float32:
-        return x
-    with np.errstate(over="ignore"):
+    """An array of float32 in `dtype`, anything else as it is."""
+    return converted(x, dtype) if getattr(x, "dtype", None) == np.float32 else x
+
+
+def converted(x: Any, dtype: Any) -> Any:
+    """An array in `dtype`. What is too large becomes infinite, what is no number anything, without a warning."""
+    with np.errstate(over="ignore", invalid="ignore"):
         return x.astype(dtype)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from dtrain.autograd import Tensor, op
 from dtrain.backend import Array, backend_of, xp_of
-from dtrain.backend.halves import HALVES
 from dtrain.ops.arithmetic import where
 from dtrain.ops.draws import drawn_dtype, next_draw
 from dtrain.ops.dtypes import floating, only_floats
@@ -20,15 +19,8 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _wide(x: Array) -> Array:
-    """x, in float32 where it is of two-byte floats: what lies between would overflow."""
-    return x.astype(np.float32) if x.dtype in HALVES else x
-
-
 def _logistic(x: Array) -> Array:
     """1 / (1 + exp(-x)), to the last digits also where it is small."""
-    if x.dtype == np.float16:
-        return _logistic(_wide(x)).astype(np.float16)
     xp = xp_of(x)
     # Below, exp(-x) would overflow.
     return 1 / (1 + xp.exp(-xp.maximum(x, -88 if x.dtype == np.float32 else -709)))
@@ -63,34 +55,35 @@ def sigmoid(x: Any) -> Any:
     return y, lambda g: g * (y * (1 - y))
 
 
-@op(halves=True)
 def gelu(input: Any, approximate: str = "none") -> Any:  # noqa: A002
     """x * Phi(x), Phi the normal distribution function (Hendrycks and Gimpel, arXiv:1606.08415).
 
     approximate="tanh": 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))). Raises ValueError for other names.
     """
-    if approximate == "tanh":
-        x, dtype = _wide(input), input.dtype
-        xp = xp_of(x)
-        k = math.sqrt(2 / math.pi)
-        t = xp.tanh(k * (x + 0.044715 * x * x * x))
-        slope = lambda: 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * k * (1 + 3 * 0.044715 * x * x)  # noqa: E731
-        return (0.5 * x * (1 + t)).astype(dtype, copy=False), lambda g: (g * slope()).astype(dtype, copy=False)
-    if approximate != "none":
+    if approximate not in ("none", "tanh"):
         raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
-    kernels = backend_of(input)
-    y, kept = kernels.gelu(input)
+    return _gelu(input) if approximate == "none" else _gelu_tanh(input)
+
+
+@op(halves=True)
+def _gelu(x: Any) -> Any:
+    kernels = backend_of(x)
+    y, kept = kernels.gelu(x)
     return y, lambda g: kernels.gelu_grad(g, kept)
 
 
-@gelu.formula
-def _(input: Any, approximate: str = "none") -> Any:  # noqa: A002
+@_gelu.formula
+def _(x: Any) -> Any:
     from dtrain.ops.special import erf
 
-    x = input
-    if approximate == "tanh":
-        return 0.5 * x * (1 + tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
     return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
+
+
+@op
+def _gelu_tanh(x: Any) -> Any:
+    k = math.sqrt(2 / math.pi)
+    t = xp_of(x).tanh(k * (x + 0.044715 * x * x * x))
+    return 0.5 * x * (1 + t), lambda g: g * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * k * (1 + 3 * 0.044715 * x * x))
 
 
 @op
@@ -109,32 +102,26 @@ def mish(input: Any, inplace: bool = False) -> Any:  # noqa: A002
     With e = exp(x) and n = e (e + 2) the hyperbolic tangent is n / (n + 2), and its slope 4 e (e + 1) / (n + 2)^2.
     """
     only_floats("mish", input)
-    x, xp, dtype = _wide(input), xp_of(input), input.dtype
+    x, xp = input, xp_of(input)
     e = xp.exp(xp.minimum(x, 20))  # beyond, n / (n + 2) is 1 to the last digit
     n = e * (e + 2)
     below = n + 2
     t = n / below
 
-    def pullback(g: Array) -> Array:
-        return (g * (t + x * (4 * e / below) * ((e + 1) / below))).astype(dtype, copy=False)
-
-    return (x * t).astype(dtype, copy=False), pullback
+    return x * t, lambda g: g * (t + x * (4 * e / below) * ((e + 1) / below))
 
 
 @op
 def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:  # noqa: A002
     """log(1 + exp(beta x)) / beta, x itself where beta x > threshold (Dugas et al., NIPS 2000)."""
     only_floats("softplus", input)
-    x, xp, dtype = _wide(input), xp_of(input), input.dtype
+    x, xp = input, xp_of(input)
     z = x if beta == 1 else x * beta
     over = z > threshold
     e = xp.exp(xp.where(over, 0, z))
     y = xp.log1p(e)
 
-    def pullback(g: Array) -> Array:
-        return xp_of(g).where(over, g, g * (e / (1 + e))).astype(dtype, copy=False)
-
-    return xp.where(over, x, y if beta == 1 else y / beta).astype(dtype, copy=False), pullback
+    return xp.where(over, x, y if beta == 1 else y / beta), lambda g: xp_of(g).where(over, g, g * (e / (1 + e)))
 
 
 @op
@@ -148,16 +135,15 @@ def logsigmoid(input: Any) -> Any:  # noqa: A002
 def _elu(name: str, x: Array, alpha: float, scale: float, stretch: float) -> Any:
     """scale x where x > 0, else scale alpha (exp(stretch x) - 1)."""
     only_floats(name, x)
-    x, dtype = _wide(x), x.dtype
     xp, positive = xp_of(x), x > 0
     below = xp.where(positive, 0, x)
     below = scale * alpha * xp.expm1(below if stretch == 1 else below * stretch)
 
     def pullback(g: Array) -> Array:
         slope = stretch * (below + scale * alpha)
-        return xp_of(g).where(positive, g * scale, g * slope).astype(dtype, copy=False)
+        return xp_of(g).where(positive, g * scale, g * slope)
 
-    return xp.where(positive, x if scale == 1 else x * scale, below).astype(dtype, copy=False), pullback
+    return xp.where(positive, x if scale == 1 else x * scale, below), pullback
 
 
 @op

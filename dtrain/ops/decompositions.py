@@ -13,6 +13,7 @@ import numpy as np
 
 from dtrain.autograd import Joint, Tensor, op
 from dtrain.backend import xp_of
+from dtrain.backend.halves import widened
 from dtrain.ops.dtypes import plain, quiet, unbroadcast
 from dtrain.ops.linear import matmul
 from dtrain.ops.shape import squeeze, unsqueeze
@@ -43,7 +44,7 @@ def _turned(x: Any) -> Any:
 def _lapack(name: str, function: Any, *arrays: Any) -> Any:
     """function(*arrays); LAPACK's failure as RuntimeError, as in PyTorch."""
     try:
-        return function(*[a.astype(np.float32) if a.dtype == np.float16 else a for a in arrays])
+        return function(*map(widened, arrays))
     except np.linalg.LinAlgError as error:
         raise RuntimeError(f"{name}: {error}, for a matrix of shape {arrays[0].shape}") from None
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from dtrain.autograd import op
 from dtrain.backend import Array, xp_of
+from dtrain.backend.halves import HALVES, halved
 from dtrain.ops.dtypes import floating
 from dtrain.ops.positions import along, take_flat
 
@@ -41,16 +42,10 @@ def _restore(g: Array, x: Array, axes: tuple[int, ...], keepdim: bool) -> Array:
 
 
 def _total(x: Any, axes: tuple[int, ...], dtype: Any, keepdim: bool) -> Any:
-    """The sum over axes in dtype. Half precision is added up in single, and rounded once."""
-    if dtype != np.float16:
+    """The sum over axes in dtype. Two-byte floats are added up in float32, and rounded once."""
+    if dtype not in HALVES:
         return x.sum(axes, dtype=dtype, keepdims=keepdim)
-    with np.errstate(over="ignore"):
-        return x.sum(axes, dtype=np.float32, keepdims=keepdim).astype(dtype)
-
-
-def _wide(x: Any) -> Any:
-    """x, in single precision where it is half: squares and sums would overflow."""
-    return x.astype(np.float32) if x.dtype == np.float16 else x
+    return halved(x.sum(axes, dtype=np.float32, keepdims=keepdim), dtype)
 
 
 @op
@@ -90,24 +85,22 @@ def mean(x: Any, dim: Dim = None, keepdim: bool = False, dtype: Any = None) -> A
     n = math.prod(x.shape[a] for a in axes)
     if not n:
         return x.sum(axes, keepdims=keepdim) * np.nan, lambda g: _restore(g, x, axes, keepdim)
-    value = (_wide(x).sum(axes, keepdims=keepdim) / x.dtype.type(n)).astype(x.dtype, copy=False)
+    value = x.sum(axes, keepdims=keepdim) / x.dtype.type(n)
     return value, lambda g: _restore((g / g.dtype.type(n)).astype(given, copy=False), x, axes, keepdim)
 
 
 def _variance(x: Any, dim: Dim, correction: float, keepdim: bool) -> tuple[Any, Any]:
     axes = _axes(dim, x.ndim)
     n = math.prod(x.shape[a] for a in axes) - correction
-    dtype, x = x.dtype, _wide(x)
     centred = x - x.mean(axes, keepdims=True)
     scale = x.dtype.type(1 / n if n > 0 else np.nan)
     value = (centred * centred).sum(axes, keepdims=keepdim) * scale
-    return value, lambda g: (_restore(g, x, axes, keepdim) * centred * (2 * scale)).astype(dtype, copy=False)
+    return value, lambda g: _restore(g, x, axes, keepdim) * centred * (2 * scale)
 
 
 @op
 def _var(x: Any, dim: Dim, correction: float, keepdim: bool) -> Any:
-    value, pullback = _variance(x, dim, correction, keepdim)
-    return value.astype(x.dtype, copy=False), pullback
+    return _variance(x, dim, correction, keepdim)
 
 
 def var(
@@ -126,7 +119,7 @@ def var(
 def _std(x: Any, dim: Dim, correction: float, keepdim: bool) -> Any:
     value, pullback = _variance(x, dim, correction, keepdim)
     root = xp_of(x).sqrt(value)
-    return root.astype(x.dtype, copy=False), lambda g: pullback(g / (2 * root))
+    return root, lambda g: pullback(g / (2 * root))
 
 
 def std(

@@ -10,7 +10,7 @@ import numpy as np
 
 from dtrain.autograd import Tensor, op
 from dtrain.backend import Array
-from dtrain.backend.halves import is_float
+from dtrain.backend.halves import finfo, is_float
 from dtrain.ops import arithmetic
 from dtrain.ops.dtypes import dimension, plain
 from dtrain.ops.indexing import check_fit, raw_key
@@ -292,8 +292,8 @@ def _fits(value: Any, dtype: np.dtype) -> bool:
     """Whether a number can be one of dtype: not complex, whole for integers, not too large."""
     if isinstance(value, complex):
         return False
-    if dtype.kind == "f":
-        return not math.isfinite(value) or abs(value) <= float(np.finfo(dtype).max)
+    if is_float(dtype):
+        return not math.isfinite(value) or abs(value) <= float(finfo(dtype).max)
     return dtype.kind == "b" or float(value).is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
 
 

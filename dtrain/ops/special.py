@@ -30,11 +30,10 @@ def _again(function: Any, x: Any, y: Any) -> Any:
     return function.raw(x) if hasattr(x, "tensor") else y
 
 
-def _wide(name: str, x: Any, *order: int) -> Any:
-    """The kernel of that name (and order) at x, in x's dtype; half-precision by way of single."""
+def _at(name: str, x: Any, *order: int) -> Any:
+    """The kernel of that name (and order) at x."""
     x = xp_of(plain(x)).asarray(plain(x))
-    line = x.reshape(-1) if x.dtype != np.float16 else x.reshape(-1).astype(np.float32)
-    return getattr(backend_of(line), name)(*order, line).astype(x.dtype, copy=False).reshape(x.shape)
+    return getattr(backend_of(x), name)(*order, x.reshape(-1)).reshape(x.shape)
 
 
 # -- the error function ------------------------------------------------------------------------------
@@ -45,7 +44,7 @@ def _wide(name: str, x: Any, *order: int) -> Any:
 def erf(input: Any) -> Any:
     """2 / sqrt(pi) * the integral of exp(-t^2) from 0 to x."""
     x = floating(input)
-    return _wide("erf", x), lambda g: g * (xp_of(x).exp(-(x * x)) * (2 / math.sqrt(math.pi)))
+    return _at("erf", x), lambda g: g * (xp_of(x).exp(-(x * x)) * (2 / math.sqrt(math.pi)))
 
 
 @op
@@ -53,7 +52,7 @@ def erf(input: Any) -> Any:
 def erfc(input: Any) -> Any:
     """1 - erf(x), accurate where that is small."""
     x = floating(input)
-    return _wide("erfc", x), lambda g: g * (xp_of(x).exp(-(x * x)) * (-2 / math.sqrt(math.pi)))
+    return _at("erfc", x), lambda g: g * (xp_of(x).exp(-(x * x)) * (-2 / math.sqrt(math.pi)))
 
 
 @op
@@ -61,7 +60,7 @@ def erfc(input: Any) -> Any:
 def erfcx(input: Any) -> Any:
     """exp(x^2) erfc(x)"""
     x = floating(input)
-    y = _wide("erfcx", x)
+    y = _at("erfcx", x)
     return y, lambda g: g * (2 * x * _again(erfcx, x, y) - 2 / math.sqrt(math.pi))
 
 
@@ -70,7 +69,7 @@ def erfcx(input: Any) -> Any:
 def erfinv(input: Any) -> Any:
     """The number whose erf is x; infinite at -1 and 1, NaN beyond."""
     x = floating(input)
-    y = _wide("erfinv", x)
+    y = _at("erfinv", x)
 
     def pullback(g: Any) -> Any:
         z = _again(erfinv, x, y)
@@ -84,7 +83,7 @@ def erfinv(input: Any) -> Any:
 def ndtr(input: Any) -> Any:
     """The probability that a normal draw (mean 0, variance 1) falls below x: erfc(-x / sqrt(2)) / 2."""
     x = floating(input)
-    y = _wide("erfc", plain(x) * x.dtype.type(-math.sqrt(0.5))) * x.dtype.type(0.5)
+    y = _at("erfc", plain(x) * x.dtype.type(-math.sqrt(0.5))) * x.dtype.type(0.5)
     return y, lambda g: g * (xp_of(x).exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)))
 
 
@@ -93,7 +92,7 @@ def ndtr(input: Any) -> Any:
 def ndtri(input: Any) -> Any:
     """The number below which a normal draw (mean 0, variance 1) falls with probability x."""
     x = floating(input)
-    y = _wide("ndtri", x)
+    y = _at("ndtri", x)
 
     def pullback(g: Any) -> Any:
         z = _again(ndtri, x, y)
@@ -111,7 +110,7 @@ def log_ndtr(input: Any) -> Any:
     def pullback(g: Any) -> Any:
         return g * (math.sqrt(2 / math.pi) / erfcx.raw(x * -math.sqrt(0.5)))
 
-    return _wide("log_ndtr", x), pullback
+    return _at("log_ndtr", x), pullback
 
 
 @op
@@ -147,7 +146,7 @@ def entr(input: Any) -> Any:
 def lgamma(input: Any) -> Any:
     """log |gamma(x)|"""
     x = floating(input)
-    return _wide("lgamma", x), lambda g: g * digamma.raw(x)
+    return _at("lgamma", x), lambda g: g * digamma.raw(x)
 
 
 @op
@@ -155,14 +154,14 @@ def lgamma(input: Any) -> Any:
 def digamma(input: Any) -> Any:
     """The derivative of log gamma(x)."""
     x = floating(input)
-    return _wide("digamma", x), lambda g: g * _polygamma.raw(x, 1)
+    return _at("digamma", x), lambda g: g * _polygamma.raw(x, 1)
 
 
 @op
 @quiet
 def _polygamma(input: Any, n: int) -> Any:
     x = floating(input)
-    value = _wide("polygamma", x, n)
+    value = _at("polygamma", x, n)
     return value, lambda g: g * _polygamma.raw(x, n + 1)
 
 
@@ -227,7 +226,7 @@ def i1(input: Any) -> Any:
 def i0e(input: Any) -> Any:
     """exp(-|x|) i0(x)"""
     x = floating(input)
-    return _wide("bessel_ie", x, 0), lambda g: g * (i1e.raw(x) - np.sign(plain(x)) * i0e.raw(x))
+    return _at("bessel_ie", x, 0), lambda g: g * (i1e.raw(x) - np.sign(plain(x)) * i0e.raw(x))
 
 
 @op
@@ -235,13 +234,12 @@ def i0e(input: Any) -> Any:
 def i1e(input: Any) -> Any:
     """exp(-|x|) i1(x)"""
     x = floating(input)
-    return _wide("bessel_ie", x, 1), lambda g: g * (i0e.raw(x) - i1e.raw(x) * np.sign(plain(x)) - _over(i1e.raw(x), x))
+    return _at("bessel_ie", x, 1), lambda g: g * (i0e.raw(x) - i1e.raw(x) * np.sign(plain(x)) - _over(i1e.raw(x), x))
 
 
 def _times_exp(order: int, x: Any) -> Any:
-    """The kernel bessel_ie times exp(|x|), in x's dtype."""
-    wide = plain(x).astype(np.float32) if x.dtype == np.float16 else plain(x)
-    return (_wide("bessel_ie", wide, order) * np.exp(np.abs(wide))).astype(x.dtype, copy=False)
+    """The kernel bessel_ie times exp(|x|)."""
+    return _at("bessel_ie", x, order) * np.exp(np.abs(plain(x)))
 
 
 def _over(y: Any, x: Any) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 
 from dtrain.autograd import Tensor, op
 from dtrain.backend import xp_of
+from dtrain.backend.halves import HALVES
 from dtrain.ops import arithmetic, reduction
 from dtrain.ops.dtypes import dimension, in_float32, quiet
 from dtrain.ops.rearranging import movedim
@@ -110,8 +111,8 @@ def vector_norm(x: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, 
     """(sum |x|^ord)^(1/ord) over dim (all elements as one vector unless given); inf: the largest |x|, 0: the count."""
     _check_floating("vector_norm", x, dtype)
     x = x if dtype is None else x.to(dtype)
-    if x.dtype == np.float16:  # the powers would overflow
-        return vector_norm(x.to(np.float32), ord, dim, keepdim).to(np.float16)
+    if x.dtype in HALVES:  # the powers would overflow
+        return vector_norm(x.to(np.float32), ord, dim, keepdim).to(x.dtype)
     if not x.ndim:
         found = _power_norm(reshape(x, 1), float(ord), (0,)) if ord != 2 else _length(reshape(x, 1), (0,))
         return squeeze(found, 0)

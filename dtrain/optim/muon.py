@@ -6,8 +6,11 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from dtrain.autograd import Tensor
 from dtrain.backend import Array, xp_of
+from dtrain.backend.halves import bfloat16, converted
 from dtrain.optim.checks import at_least_zero
 from dtrain.optim.optimizer import Optimizer
 from dtrain.optim.terms import move_, norm
@@ -100,9 +103,5 @@ def _orthogonalized(x: Array, coefficients: tuple[float, float, float], steps: i
 
 
 def _bfloat16(x: Array) -> Array:
-    """float32 values of which the upper 16 bits are rounded to nearest even, the lower ones 0; x has a dimension."""
-    xp = xp_of(x)
-    bits = xp.ascontiguousarray(x, dtype=xp.float32).view(xp.uint32)
-    bits = bits + (((bits >> 16) & 1) + 0x7FFF)
-    bits &= 0xFFFF0000
-    return bits.view(xp.float32)
+    """x rounded to bfloat16, as float32."""
+    return converted(x, bfloat16).astype(np.float32)

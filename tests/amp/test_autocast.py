@@ -195,3 +195,25 @@ def test_what_autocast_does_not_convert_is_an_error_as_without_it(function: Any)
             for call in (lambda: function(x, w, b), lambda: function(x, w.double()), lambda: function(x.double(), w)):
                 with pytest.raises(TypeError, match=r"needs operands of one dtype, got \w+ and \w+"):
                     call()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "int32"])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_conversions_of_what_does_not_fit_say_nothing(dtype: str, recorded: bool) -> None:
+    """As in PyTorch: a warning (here an error) would come with every overflow that GradScaler looks for."""
+    torch = pytest.importorskip("torch")
+    values = np.array([np.nan, 1e39, -1e39, np.inf, 1, -2.5])
+    got, want = (
+        library.tensor(values, requires_grad=recorded).to(getattr(library, dtype)) for library in (dtrain, torch)
+    )
+    if dtype != "int32":
+        np.testing.assert_array_equal(got.detach().double().numpy(), want.detach().double().numpy())
+    else:
+        assert got[4:].tolist() == want[4:].tolist()
+
+
+def test_a_mask_is_filled_in_bfloat16() -> None:
+    x, mask = dtrain.ones(3, dtype=dtrain.bfloat16), dtrain.tensor([True, False, True])
+    assert x.masked_fill(mask, float("-inf")).tolist() == [-np.inf, 1, -np.inf]
+    assert x.masked_fill(mask, -1e30).dtype == dtrain.bfloat16
+    assert x.index_fill(0, dtrain.tensor([1]), 2.5).tolist() == [1, 2.5, 1]
