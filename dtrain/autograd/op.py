@@ -110,7 +110,16 @@ def op(function: Callable[..., Any] | None = None, *, halves: bool = False, lowe
                     wide = True
             else:
                 arrays.append(a)
-        value, pullbacks = rule(*arrays, **kwargs) if wide else function(*arrays, **kwargs)
+        try:
+            value, pullbacks = rule(*arrays, **kwargs) if wide else function(*arrays, **kwargs)
+        except ValueError as error:
+            if not str(error).startswith("operands could not be broadcast"):
+                raise
+            shapes = [a.shape for a in args if isinstance(a, Tensor)]
+            raise ValueError(
+                f"{rule.name}: shapes {' and '.join(map(str, shapes))} do not broadcast; counted from the last "
+                "dimension, sizes must be equal, or one of them 1"
+            ) from None
         if recorded and mode.enabled and pullbacks is not None:
             return record(rule, value, pullbacks, args, kwargs)
         if value.__class__ is tuple:

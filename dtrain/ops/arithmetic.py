@@ -146,7 +146,9 @@ def pow(input: Any, exponent: Any) -> Any:
 
 @op
 def neg(input: Any) -> Any:
-    """-x"""
+    """-x. Raises TypeError for bools; their opposite is logical_not."""
+    if input.dtype == np.bool_:
+        raise TypeError(f"neg is not for bools (shape {input.shape}); use logical_not, or convert with .int()")
     return -input, lambda g: -g
 
 

@@ -211,7 +211,8 @@ def _search(row: np.ndarray, values: np.ndarray, side: Any) -> np.ndarray:
 def bucketize(input: Any, boundaries: Any, *, out_int32: bool = False, right: bool = False) -> Any:
     """The number of the bucket of each element: boundaries[i - 1] < x <= boundaries[i], or <= x < with right."""
     if boundaries.ndim != 1:
-        raise ValueError(f"bucketize needs a vector of boundaries, got shape {boundaries.shape}")
+        given = getattr(input, "shape", ())
+        raise ValueError(f"bucketize needs a vector of boundaries, got shape {boundaries.shape} for input {given}")
     x = input.array if isinstance(input, Tensor) else np.asarray(input, boundaries.dtype)
     found = _search(boundaries.array, x, "right" if right else "left")
     return Tensor(np.asarray(found, np.int32 if out_int32 else np.int64))

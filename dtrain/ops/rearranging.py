@@ -166,7 +166,7 @@ def concatenate(tensors: Sequence[Any], dim: int = 0) -> Any:
 def hstack(tensors: Sequence[Any]) -> Any:
     """Joined along the second dimension; vectors along the first."""
     wide = atleast_1d(list(tensors))
-    return cat(wide, 0 if wide[0].ndim == 1 else 1)
+    return cat(wide, 0 if wide and wide[0].ndim == 1 else 1)
 
 
 def vstack(tensors: Sequence[Any]) -> Any:

@@ -279,7 +279,10 @@ def _onto(name: str, input: Any, source: Any, where: Array) -> Any:
 def _filled(name: str, input: Any, mask: Any, value: Any) -> Any:
     if isinstance(value, Tensor):
         if value.ndim:
-            raise ValueError(f"{name} takes a number or a tensor of no dimensions as value, got shape {value.shape}")
+            raise ValueError(
+                f"{name} takes a number or a tensor of no dimensions as value, got shape {value.shape} for input "
+                f"{input.shape}"
+            )
         value = value.to(input.dtype)
     else:
         if not _fits(value, input.dtype):

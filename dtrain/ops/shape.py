@@ -145,9 +145,12 @@ def _cat(*arrays: Any, dim: int = 0) -> Any:
 
 
 def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
-    """Tensors joined along dim; the other sizes must agree. Raises ValueError otherwise."""
+    """Tensors joined along dim; the other sizes must agree. Raises ValueError otherwise, TypeError for no tensors."""
     if not tensors:
         raise ValueError("cat needs at least one tensor")
+    for i, t in enumerate(tensors):
+        if not hasattr(t, "ndim"):
+            raise TypeError(f"cat joins tensors, number {i} is a {type(t).__name__}")
     if not all(t.ndim for t in tensors):
         raise ValueError(f"cat: tensors of no dimensions cannot be joined, got shapes {[t.shape for t in tensors]}")
     tensors = [t for t in tensors if t.shape != (0,)] or tensors  # of no elements: fits everywhere, as in PyTorch
@@ -212,5 +215,8 @@ def chunk(x: Any, chunks: int, dim: int = 0) -> Any:
 
 
 def unbind(x: Any, dim: int = 0) -> Any:
-    """The slices along dim, as a tuple, without that dimension."""
+    """The slices along dim, as a tuple, without that dimension. Raises IndexError where there is none."""
+    if not x.ndim:
+        raise IndexError(f"unbind: a tensor of shape {x.shape} has no dimension {dim}")
+    dim = dimension(dim, x.ndim)
     return tuple(squeeze(part, dim) for part in split(x, 1, dim)) if x.shape[dim] else ()

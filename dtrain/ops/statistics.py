@@ -228,9 +228,12 @@ def cov(input: Any, *, correction: int = 1, fweights: Any = None, aweights: Any 
         if weights is None:
             continue
         if weights.dtype.kind not in kinds:
-            raise TypeError(f"cov: {name} must be {'integers' if 'i' in kinds else 'floats'}, got {weights.dtype}")
+            wanted = "integers" if "i" in kinds else "floats"
+            raise TypeError(f"cov: {name} must be {wanted}, got {weights.dtype} of shape {weights.shape}")
         if weights.ndim != 1 or weights.shape[0] != n or (weights.array < 0).any():
-            raise ValueError(f"cov: {name} must be {n} numbers >= 0, got shape {weights.shape}")
+            raise ValueError(
+                f"cov: {name} must be {n} numbers >= 0 for an input of shape {input.shape}, got shape {weights.shape}"
+            )
     w = fweights
     if aweights is not None:
         w = aweights if w is None else arithmetic.mul(w, aweights)

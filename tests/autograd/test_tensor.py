@@ -354,3 +354,13 @@ def test_methods_and_functions_agree():
     assert x.view_as(dtrain.zeros(4)).shape == (4,)
     assert x.masked_fill(x > 5, 0).tolist() == [[1, 4], [0, 0]]
     assert x.relu().softmax(dim=1).sum().item() == pytest.approx(2)
+
+
+def test_shapes_that_do_not_broadcast_are_named_with_the_op():
+    x, y = dtrain.ones(3, 5), dtrain.ones(3, 4)
+    calls = [lambda: x + y, lambda: x.bfloat16() * y, lambda: dtrain.maximum(x, y), lambda: dtrain.where(x > 0, x, y)]
+    for call in calls:
+        with pytest.raises(
+            ValueError, match=r"^\w+: shapes .*\(3, 5\) and \(3, 4\) do not broadcast; .* one of them 1"
+        ):
+            call()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -201,3 +202,16 @@ def t(*shape: int) -> Any:
 def test_what_does_not_fit(call: Callable[..., Any], message: str) -> None:
     with pytest.raises((ValueError, RuntimeError, TypeError), match=message):
         call(nn.MultiheadAttention(E, HEADS))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_long_sequences_do_not_store_the_matrix_of_scores(causal):
+    """Its 4096 x 4096 numbers would be 64 MiB, there and back; the blocks are of a few hundred KiB."""
+    q, k, v = (dtrain.randn(4096, 8, requires_grad=True) for _ in range(3))
+    tracemalloc.start()
+    try:
+        F.scaled_dot_product_attention(q, k, v, is_causal=causal).sum().backward()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 << 20 and all(t.grad is not None for t in (q, k, v))

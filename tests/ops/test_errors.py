@@ -96,7 +96,7 @@ ERRORS = {
         "more than one value per channel",
     ),
     "layer_norm": (lambda: F.layer_norm(t(2, 3), (4,)), ValueError, r"\(2, 3\) does not end"),
-    "broadcast": (lambda: t(2) + t(3), ValueError, r"\(2,\) \(3,\)"),
+    "broadcast": (lambda: t(2) + t(3), ValueError, r"\(2,\) and \(3,\)"),
     "index": (lambda: t(2)[2], IndexError, "index 2 is out of bounds"),
     "masked_fill half": (
         lambda: t(2).half().masked_fill(dtrain.tensor([True, False]), -1e9),

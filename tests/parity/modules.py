@@ -20,6 +20,7 @@ from tests.parity.compare import Mismatch, check_gradgrad, check_gradients, chec
 from tests.parity.convert import Twins, load
 from tests.parity.outcome import Outcome
 from tests.parity.pytorch import modules, quiet, seeded
+from tests.parity.refusals import check_refused
 from tests.parity.scope import why_not_module
 
 __all__ = ["names", "run"]
@@ -133,19 +134,19 @@ def _check_copies(info: Any, cls: Any, sample: Any) -> None:
 
 
 def _check_error(cls: Any, error: Any) -> None:
-    """Raise Mismatch where dtrain takes what PyTorch refuses."""
+    """Raise Mismatch where dtrain takes what PyTorch refuses, or does not say what is wrong with it."""
     sample, twins = error.module_error_input, Twins()
     _, args = twins.of(tuple(sample.constructor_input.args))
     _, kwargs = twins.of(sample.constructor_input.kwargs)
-    try:
+    forward = sample.forward_input
+    _, given = twins.of((tuple(forward.args), forward.kwargs)) if forward is not None else (None, ((), {}))
+
+    def call() -> None:
         ours = cls(*args, **kwargs)
-        if sample.forward_input is not None:
+        if forward is not None:
             if isinstance(ours, nn.Module) and any(True for _ in ours.parameters()):
                 ours.double()
-            _, args = twins.of(tuple(sample.forward_input.args))
-            _, kwargs = twins.of(sample.forward_input.kwargs)
             with dtrain.no_grad():
-                ours(*args, **kwargs)
-    except Exception:
-        return
-    raise Mismatch(f"no error, PyTorch's is {error.error_type.__name__}: {error.error_regex}")
+                ours(*given[0], **given[1])
+
+    check_refused(call, given, error.error_regex)
