@@ -120,6 +120,13 @@ def op(function: Callable[..., Any] | None = None, *, halves: bool = False, lowe
                 f"{rule.name}: shapes {' and '.join(map(str, shapes))} do not broadcast; counted from the last "
                 "dimension, sizes must be equal, or one of them 1"
             ) from None
+        except TypeError:
+            devices = sorted({a.device for a in args if isinstance(a, Tensor)})
+            if len(devices) < 2:
+                raise
+            raise RuntimeError(
+                f"{rule.name}: the tensors are on {' and '.join(devices)}; move them to one device with .to()"
+            ) from None
         if recorded and mode.enabled and pullbacks is not None:
             return record(rule, value, pullbacks, args, kwargs)
         if value.__class__ is tuple:

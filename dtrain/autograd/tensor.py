@@ -18,13 +18,13 @@ __all__ = ["Sink", "Tensor", "device"]
 
 
 class device(str):  # noqa: N801  (PyTorch's name)
-    """Where a tensor lives: "cpu". Equal to the string; `.type` and `.index` as in PyTorch."""
+    """Where a tensor lives: "cpu" or "cuda:0". Equal to the string; `.type` and `.index` as in PyTorch."""
 
     __slots__ = ()
 
     @property
     def type(self) -> str:
-        """The kind of device: "cpu"."""
+        """The kind of device: "cpu" or "cuda"."""
         return self.split(":")[0]
 
     @property
@@ -165,7 +165,7 @@ class Tensor:
 
     @property
     def device(self) -> device:
-        """Where the array is: "cpu"."""
+        """Where the array is: "cpu", "cuda:0"."""
         return device(device_of(self.array))
 
     @property
@@ -175,7 +175,8 @@ class Tensor:
 
     @data.setter
     def data(self, value: Tensor) -> None:
-        if value.array.shape == self.array.shape and value.array.dtype == self.array.dtype:
+        same = value.array.shape == self.array.shape and value.array.dtype == self.array.dtype
+        if same and device_of(value.array) == device_of(self.array):
             self.array[...] = value.array
             mark_written(self.array)
         else:
@@ -227,8 +228,12 @@ class Tensor:
         """This tensor on the CPU."""
         return self.to("cpu")
 
+    def cuda(self, device: Any = None) -> Tensor:
+        """The tensor on a GPU, the current one or number `device`; itself where it is there. See `to`."""
+        return self.to("cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device)
+
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
-        """On another device or in another dtype: to("cpu"), to(dtrain.float64), to(other).
+        """On another device or in another dtype: to("cuda"), to("cpu"), to(dtrain.float64), to(other).
 
         Returns self where nothing changes. A conversion between floating-point dtypes is differentiable.
         """

@@ -1,7 +1,8 @@
 """Arrays and kernels: the only folder that can tell NumPy from CuPy.
 
 Imports nothing else of dtrain. Read `reference/` first: it says in plain NumPy what every
-hand-made kernel computes. `random.py` holds the counter-based random streams.
+hand-made kernel computes; `cpu/` and `cuda/` have faster ones under the same names. `random.py` holds the
+counter-based random streams.
 
 The backend follows the type of the array, never a global switch: general array code asks
 `xp_of(x)` for the module whose functions have NumPy's names, and code that needs a hand-made
@@ -10,6 +11,7 @@ kernel asks `backend_of(x)` for an object that has it.
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -18,13 +20,22 @@ import numpy as np
 
 from dtrain.backend import cpu, reference
 
-__all__ = ["Array", "NoKernelError", "backend_of", "device_of", "to_device", "to_numpy", "xp_of"]
+__all__ = [
+    "Array", "NoKernelError", "backend_of", "device_of", "elements_at_a_time", "on_gpu", "to_device", "to_numpy",
+    "xp_of",
+]  # fmt: skip
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 
 
 class NoKernelError(TypeError):
     """There is no kernel for this kind of array."""
+
+
+def on_gpu(x: Any) -> bool:
+    """Whether x is an array of CuPy. Where CuPy was not imported nothing is."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(x, cupy.ndarray)
 
 
 def xp_of(x: Array, *others: Array) -> ModuleType:
@@ -36,8 +47,10 @@ def xp_of(x: Array, *others: Array) -> ModuleType:
         return np
     for a in (x, *others):
         if not isinstance(a, (np.ndarray, np.generic, int, float, type(None))):
+            if on_gpu(a):
+                return sys.modules["cupy"]
             if not hasattr(a, "__array_namespace__"):
-                raise TypeError(f"expected a NumPy array, got {type(a).__name__}")
+                raise TypeError(f"expected a NumPy array or one of CuPy, got {type(a).__name__}")
             return a.__array_namespace__()
     return np
 
@@ -46,7 +59,9 @@ def backend_of(x: Array) -> ModuleType:
     """The kernels for arrays of x's type: functions named as in `reference`."""
     if isinstance(x, np.ndarray):
         return _of_numpy()
-    raise NoKernelError(f"expected a NumPy array, got {type(x).__name__}")
+    if on_gpu(x):
+        return _of_cupy()
+    raise NoKernelError(f"expected a NumPy array or one of CuPy, got {type(x).__name__}")
 
 
 @cache
@@ -55,19 +70,44 @@ def _of_numpy() -> ModuleType:
     return cpu if cpu.available() else reference
 
 
+@cache
+def _of_cupy() -> ModuleType:
+    from dtrain.backend import cuda
+
+    return cuda
+
+
 def device_of(x: Array) -> str:
-    """Where x lives: "cpu"."""
+    """Where x lives: "cpu", or "cuda:0" and so on."""
+    if on_gpu(x):
+        return f"cuda:{x.device.id}"
     xp_of(x)
     return "cpu"
 
 
+def elements_at_a_time(x: Array) -> int:
+    """How many elements of x code that makes several passes should work on at a time.
+
+    On a CPU they stay in the cache; on a GPU every pass over a part would be a kernel more to start.
+    """
+    return max(1, x.size) if on_gpu(x) else 1 << 15
+
+
 def to_device(x: Array, device: str) -> Array:
-    """x on `device`, without a copy where it is there already. Raises ValueError for a device not to be had."""
-    if str(device).split(":")[0] != "cpu":
-        raise ValueError(f"device {str(device)!r} is not available; this version computes on 'cpu'")
-    return x
+    """x on `device` ("cpu", "cuda", "cuda:0"), without a copy where it is there already.
+
+    "cuda" is the current device. Raises ValueError for a device that is not to be had.
+    """
+    kind, _, index = str(device).partition(":")
+    if kind == "cpu":
+        return x.get() if on_gpu(x) else x
+    if kind != "cuda" or (index and not index.isdigit()):
+        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:0' and so on, got {str(device)!r}")
+    from dtrain.backend.cuda.device import to_gpu
+
+    return to_gpu(x, int(index) if index else None)
 
 
 def to_numpy(x: Array) -> np.ndarray:
     """x as a NumPy array on the host, without a copy where it is one."""
-    return np.asarray(x)
+    return x.get() if on_gpu(x) else np.asarray(x)

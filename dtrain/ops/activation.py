@@ -204,13 +204,17 @@ def _check_dim(name: str, x: Any, dim: int) -> None:
         raise IndexError(f"{name}: dim {dim} is out of range for shape {x.shape}")
 
 
+def _sum(x: Array, dim: int) -> Array:
+    return x.sum(dim, keepdims=True) if x.ndim else x
+
+
 @op
 def softmax(input: Any, dim: int, dtype: Any = None) -> Any:  # noqa: A002
     """exp(x) / sum(exp(x)) along dim."""
     x = input if dtype is None else input.astype(dtype)
     _check_dim("softmax", x, dim)
     y = backend_of(x).softmax(x, dim)
-    return y, lambda g: (y * (g - (g * y).sum(dim, keepdims=True))).astype(input.dtype, copy=False)
+    return y, lambda g: (y * (g - _sum(g * y, dim))).astype(input.dtype, copy=False)
 
 
 @softmax.formula
@@ -226,7 +230,7 @@ def log_softmax(input: Any, dim: int, dtype: Any = None) -> Any:  # noqa: A002
     x = input if dtype is None else input.astype(dtype)
     _check_dim("log_softmax", x, dim)
     y = backend_of(x).log_softmax(x, dim)
-    return y, lambda g: (g - xp_of(x).exp(y) * g.sum(dim, keepdims=True)).astype(input.dtype, copy=False)
+    return y, lambda g: (g - xp_of(x).exp(y) * _sum(g, dim)).astype(input.dtype, copy=False)
 
 
 @log_softmax.formula

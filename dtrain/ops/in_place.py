@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Tensor, is_grad_enabled, mark_written, op
-from dtrain.backend import Array
+from dtrain.backend import Array, on_gpu
 from dtrain.backend.halves import is_float
 from dtrain.ops import (
     activation,
@@ -60,7 +60,7 @@ def put_at(x: Any, source: Any, key: Any) -> Any:
 def _part(g: Any, key: Any) -> Any:
     """g[key]; elements may be taken twice."""
     keys = key if isinstance(key, tuple) else (key,)
-    if any(isinstance(k, np.ndarray) and k.dtype.kind != "b" for k in keys):
+    if any((isinstance(k, np.ndarray) or on_gpu(k)) and k.dtype.kind != "b" for k in keys):
         return take_flat.raw(g, np.arange(g.size).reshape(g.shape)[key])
     return slice_of.raw(g, key)
 

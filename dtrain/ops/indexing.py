@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Tensor, op
+from dtrain.backend import on_gpu
 from dtrain.ops.dtypes import dimension
 from dtrain.ops.positions import along, checked_index, rows, slice_of, take_flat
 from dtrain.ops.shape import broadcast_to
@@ -28,14 +29,18 @@ def _is_basic(key: Any) -> bool:
     )
 
 
+def _is_array(k: Any) -> bool:
+    return isinstance(k, np.ndarray) or on_gpu(k)
+
+
 def _index(x: Any, key: Any) -> Any:
-    if _is_basic(key) or isinstance(key, np.ndarray) and key.dtype == np.bool_ or isinstance(key, bool):
+    if _is_basic(key) or _is_array(key) and key.dtype == np.bool_ or isinstance(key, bool):
         return slice_of(x, key)
-    if isinstance(key, np.ndarray) and key.ndim == 1 and x.ndim > 1:
+    if _is_array(key) and key.ndim == 1 and x.ndim > 1:
         return rows(x, checked_index("index", key, x.shape[0], negative=True), 0)
     if not isinstance(x, Tensor) or not x.requires_grad:
         return slice_of(x, key)
-    where = np.arange(x.array.size).reshape(x.shape)[key]
+    where = np.arange(x.array.size, like=x.array).reshape(x.shape)[key]
     return take_flat(x, where)
 
 
@@ -53,10 +58,10 @@ def raw_key(ndim: int, key: Any) -> tuple[Any, Any]:
     NumPy takes a number beside an array for another array, and moves dimensions; PyTorch selects first.
     """
     parts = [_raw(k) for k in key] if isinstance(key, tuple) else [_raw(key)]
-    arrays = [k for k in parts if isinstance(k, np.ndarray) and k.ndim]
+    arrays = [k for k in parts if _is_array(k) and k.ndim]
     if not arrays or not any(isinstance(k, (int, np.integer)) and not isinstance(k, bool) for k in parts):
         return (tuple(parts) if isinstance(key, tuple) else parts[0]), Ellipsis
-    taken = sum(k.ndim if isinstance(k, np.ndarray) and k.dtype == np.bool_ else k is not None for k in parts)
+    taken = sum(k.ndim if _is_array(k) and k.dtype == np.bool_ else k is not None for k in parts)
     if any(k is Ellipsis for k in parts):
         place = next(i for i, k in enumerate(parts) if k is Ellipsis)
         parts[place : place + 1] = [slice(None)] * (ndim - taken + 1)
@@ -68,7 +73,7 @@ def raw_key(ndim: int, key: Any) -> tuple[Any, Any]:
             continue
         rest.append(k)
         if k is not None:
-            selected += [slice(None)] * (k.ndim if isinstance(k, np.ndarray) and k.dtype == np.bool_ else 1)
+            selected += [slice(None)] * (k.ndim if _is_array(k) and k.dtype == np.bool_ else 1)
     return tuple(selected), tuple(rest)
 
 
@@ -78,7 +83,7 @@ def _raw(k: Any) -> Any:
         k = np.asarray([_raw(part) for part in k]) if k else np.zeros(0, np.int64)
     if isinstance(k, Tensor):
         k = k.array
-    return k.astype(np.bool_) if isinstance(k, np.ndarray) and k.dtype == np.uint8 else k
+    return k.astype(np.bool_) if _is_array(k) and k.dtype == np.uint8 else k
 
 
 def select(input: Any, dim: int, index: int) -> Any:

@@ -29,7 +29,7 @@ def _reduce(loss: Array, total: Any, reduction: str) -> tuple[Array, Any]:
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
     if not total:  # the mean of nothing; it moves nothing either
         return loss.sum() * loss.dtype.type(np.nan), lambda g: xp.zeros(loss.shape, loss.dtype)
-    scale = loss.dtype.type(np.float64(1) / total)
+    scale = (np.float64(1) / total).astype(loss.dtype)
     return loss.sum() * scale, lambda g: g * scale
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import op
-from dtrain.backend import Array, backend_of, xp_of
+from dtrain.backend import Array, backend_of, on_gpu, xp_of
 from dtrain.ops.dtypes import plain, unbroadcast
 
 __all__ = [
@@ -32,8 +32,8 @@ def take_flat(x: Any, where: Array) -> Any:
 def spread(g: Any, where: Array, shape: tuple[int, ...]) -> Any:
     """Zeros of `shape` to which the elements of g are added at `where`. g and where have one shape."""
     h = plain(g)
-    flat = xp_of(h).zeros(math.prod(shape), h.dtype)
-    xp_of(h).add.at(flat, where.reshape(-1), h.reshape(-1))
+    h = xp_of(h).asarray(h)
+    flat = backend_of(h).add_at(h.reshape(-1), where.reshape(-1), math.prod(shape))
     return flat.reshape(shape), lambda k: take_flat.raw(k, where)
 
 
@@ -80,8 +80,8 @@ def spread_rows(g: Any, index: Array, dim: int, size: int) -> Any:
     width = math.prod(turned.shape[1:])
     shape = (size, *turned.shape[1:])
     if width < 4 or h.dtype.kind == "b":
-        full = xp.zeros((size, width), h.dtype)
-        xp.add.at(full.reshape(-1), (index[:, None] * width + xp.arange(width)).reshape(-1), turned.reshape(-1))
+        where = (index[:, None] * width + np.arange(width, like=index)).reshape(-1)
+        full = backend_of(h).add_at(turned.reshape(-1), where, size * width)
     else:
         full = backend_of(h).embedding_grad(turned.reshape(len(index), width), index, size)
     return xp.moveaxis(full.reshape(shape), 0, dim), lambda k: rows.raw(k, index, dim)
@@ -95,19 +95,21 @@ def along(index: Array, dim: int, shape: tuple[int, ...]) -> Array:
     where = index * math.prod(shape[dim + 1 :])
     for d, n in enumerate(index.shape):
         if d != dim:
-            line = np.arange(n) * math.prod(shape[d + 1 :])
+            line = np.arange(n, like=index) * math.prod(shape[d + 1 :])
             where = where + line.reshape((-1,) + (1,) * (index.ndim - 1 - d))
     return where
 
 
 def of_rows(index: Array, dim: int, shape: tuple[int, ...]) -> Array:
     """The positions in an array of `shape` of the slices at `index` along dim."""
-    return np.arange(math.prod(shape)).reshape(shape).take(index, dim)
+    return np.arange(math.prod(shape), like=index).reshape(shape).take(index, dim)
 
 
 def checked_index(name: str, index: Any, size: int, negative: bool = False) -> Array:
     """The array of `index`, integers below size, as int64. Raises TypeError and IndexError where they are not."""
-    array = index.array if hasattr(index, "array") else np.asarray(index)
+    array = getattr(index, "array", index)
+    if not on_gpu(array):
+        array = np.asarray(array)
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"{name} needs an index of integers, got {array.dtype}")
     array = array.astype(np.int64, copy=False)

@@ -65,7 +65,7 @@ def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
 
 @op(halves=True)
 def _permute(x: Any, dims: tuple[int, ...]) -> Any:
-    return x.transpose(dims), lambda g: g.transpose(np.argsort(dims))
+    return x.transpose(dims), lambda g: g.transpose(np.argsort(dims).tolist())
 
 
 def permute(x: Any, *dims: Any) -> Any:
@@ -135,7 +135,7 @@ def _cat(*arrays: Any, dim: int = 0) -> Any:
     xp = xp_of(*arrays)
     dtype = result_dtype(*arrays)
     y = xp.concatenate(arrays, dim).astype(dtype, copy=False)
-    ends, dtypes = np.cumsum([a.shape[dim] for a in arrays]), [a.dtype for a in arrays]
+    ends, dtypes = np.cumsum([a.shape[dim] for a in arrays]).tolist(), [a.dtype for a in arrays]
 
     def pullback(g: Any, needs: Sequence[bool]) -> list[Array | None]:
         parts = xp_of(g).split(g, ends[:-1], dim)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Tensor, enable_grad, mark_written
-from dtrain.backend import Array
+from dtrain.backend import Array, elements_at_a_time
 from dtrain.backend.random import key
 from dtrain.nn.flat import Flat, flatten
 from dtrain.optim.checks import WITHOUT_EFFECT, number
@@ -17,9 +17,6 @@ from dtrain.optim.hooks import Hooked
 from dtrain.optim.state import FlatState, ShapedState
 
 __all__ = ["Optimizer"]
-
-# Elements updated at a time: an update makes several passes, and these stay in the cache.
-_CHUNK = 1 << 15
 
 
 class Optimizer(Hooked):
@@ -176,8 +173,9 @@ class Optimizer(Hooked):
         data, grad = state.flat.data[state.own], state.flat.grad[state.own]
         step = state.counts[0]["step"] + 1
         numbers = {name: state.counts[0][name] for name in self.numbers}
-        for lo in range(0, len(data), _CHUNK):
-            part = slice(lo, lo + _CHUNK)
+        chunk = elements_at_a_time(data)
+        for lo in range(0, len(data), chunk):
+            part = slice(lo, lo + chunk)
             arrays = {name: a[part] for name, a in state.arrays.items()}
             self.update(data[part], grad[part], {**arrays, **numbers}, step, **options)
         state.count_all({"step": step, **self.advance(numbers, step, **options)})

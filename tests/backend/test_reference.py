@@ -205,7 +205,7 @@ def test_backend_follows_the_array():
     assert device_of(x) == "cpu"
     assert to_device(x, "cpu") is to_numpy(x) is x
     for function in (backend_of, xp_of):
-        with pytest.raises(TypeError, match="expected a NumPy array, got list"):
+        with pytest.raises(TypeError, match="expected a NumPy array or one of CuPy, got list"):
             function([1])
     with pytest.raises(ValueError, match="device 'cuda:0' is not available"):
         to_device(x, "cuda:0")

@@ -38,11 +38,12 @@ from dtrain.backend.reference.pooling import (
 )
 from dtrain.backend.reference.product import column_sums, linear, matmul
 from dtrain.backend.reference.recurrent import gru, gru_grad, lstm, lstm_grad, rnn, rnn_grad
-from dtrain.backend.reference.table import dropout_mask, embedding_grad
+from dtrain.backend.reference.table import add_at, dropout_mask, embedding_grad
 
 __all__ = [
     "adaptive_avg_pool",
     "adaptive_avg_pool_grad",
+    "add_at",
     "attention",
     "attention_grad",
     "avg_pool",

@@ -13,7 +13,6 @@ from itertools import product
 from math import prod
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from dtrain.backend.halves import in_float32
 from dtrain.backend.reference import depthwise
@@ -24,6 +23,7 @@ from dtrain.backend.reference.layout import (
     channels_last,
     inside,
     needed,
+    strided,
     sum_rows,
     windows,
 )  # fmt: skip
@@ -35,6 +35,7 @@ __all__ = ["channel_sums", "convolution", "convolution_data_grad", "convolution_
 # rows enough for the weights, which are read once for each block, to be used often.
 _PATCH_ELEMENTS = 1 << 18
 _PATCH_ROWS = 1 << 9
+_PATCH_ELEMENTS_GPU = 1 << 27  # there every block is some kernels more to start
 
 
 def _patches(x: np.ndarray, out: Sizes, kernel: Sizes, stride: Sizes, dilation: Sizes, groups: int) -> np.ndarray:
@@ -43,12 +44,12 @@ def _patches(x: np.ndarray, out: Sizes, kernel: Sizes, stride: Sizes, dilation: 
     rows, places = n * prod(out), prod(kernel)
     if c * kernel[-1] < 16:
         # Runs too short to be copied well: gather a row of the image at a time, into the transpose.
-        columns = np.empty((groups, places, c, n, *out), x.dtype)
+        columns = np.empty((groups, places, c, n, *out), x.dtype, like=x)
         for k, part in enumerate(windows(x, out, kernel, stride, dilation)):
             columns[:, k] = part.reshape(n, *out, groups, c).transpose(d + 1, d + 2, *range(d + 1))
         return columns.reshape(groups, places * c, rows).transpose(0, 2, 1)
     sn, *between, sc = x.strides
-    view = as_strided(
+    view = strided(
         x,
         (groups, n, *out, *kernel, c),
         (sc * c, sn, *(b * s for b, s in zip(between, stride, strict=True)),
@@ -66,9 +67,10 @@ def _matrix(weight: np.ndarray, groups: int) -> np.ndarray:
     return channels_last(weight).reshape(groups, o // groups, prod(kernel) * i)
 
 
-def _blocks(n: int, rows: int, columns: int) -> Iterator[slice]:
-    """Images in blocks. rows, columns: of the patch matrix of one of them."""
-    step = max(1, _PATCH_ELEMENTS // max(1, rows * columns), _PATCH_ROWS // max(1, rows))
+def _blocks(x: np.ndarray, rows: int, columns: int) -> Iterator[slice]:
+    """The images x in blocks. rows, columns: of the patch matrix of one of them."""
+    n, elements = len(x), _PATCH_ELEMENTS if isinstance(x, np.ndarray) else _PATCH_ELEMENTS_GPU
+    step = max(1, elements // max(1, rows * columns), _PATCH_ROWS // max(1, rows))
     return (slice(lo, min(lo + step, n)) for lo in range(0, n, step))
 
 
@@ -90,14 +92,14 @@ def convolution(
     """
     xl = channels_last(x)
     n, o, kernel = len(x), len(weight), weight.shape[2:]
-    y = np.empty((n, *out, o), x.dtype)
+    y = np.empty((n, *out, o), x.dtype, like=x)
     if depthwise.fits(weight, groups):
         depthwise.convolution(xl, depthwise.matrix(weight), y, stride, padding, dilation)
         if bias is not None:
             y += bias
         return channels_first(y)
     matrix = _matrix(weight, groups)
-    for block in _blocks(n, prod(out), groups * matrix.shape[2]):
+    for block in _blocks(xl, prod(out), groups * matrix.shape[2]):
         padded = border(xl[block], out, kernel, stride, padding, dilation, 0.0)
         patches = _patches(padded, out, kernel, stride, dilation, groups)
         rows = y[block].reshape(patches.shape[1], groups, o // groups)
@@ -121,17 +123,17 @@ def convolution_data_grad(
     gl = channels_last(g)
     n, *rest, o = gl.shape
     i, kernel, out = weight.shape[1], weight.shape[2:], tuple(rest)
-    gx = np.empty((n, *size, groups * i), g.dtype)
+    gx = np.empty((n, *size, groups * i), g.dtype, like=g)
     if depthwise.fits(weight, groups):
         depthwise.data_grad(gl, depthwise.matrix(weight), gx, stride, padding, dilation)
         return channels_first(gx)
     matrix, d = _matrix(weight, groups), len(out)
     whole = tuple(max(m, s + p) for m, s, p in zip(needed(out, kernel, stride, dilation), size, padding, strict=True))
-    for block in _blocks(n, prod(out), groups * matrix.shape[2]):
+    for block in _blocks(gl, prod(out), groups * matrix.shape[2]):
         images = block.stop - block.start
         rows = gl[block].reshape(images * prod(out), groups, o // groups).transpose(1, 0, 2)
         patches = np.matmul(rows, matrix).reshape(groups, images, *out, *kernel, i)
-        padded = np.zeros((images, *whole, groups, i), g.dtype)
+        padded = np.zeros((images, *whole, groups, i), g.dtype, like=g)
         parts = windows(padded, out, kernel, stride, dilation)
         for place, part in zip(product(*map(range, kernel)), parts, strict=True):
             part += patches[(slice(None),) * (d + 2) + place].transpose(*range(1, d + 2), 0, d + 2)
@@ -155,8 +157,8 @@ def convolution_weight_grad(
     out, i = tuple(rest), x.shape[1] // groups
     if groups > 1 and i == 1 and o == groups:
         return depthwise.weight_grad(gl, xl, kernel, stride, padding, dilation)
-    gw = np.zeros((groups, o // groups, prod(kernel) * i), g.dtype)
-    for block in _blocks(n, prod(out), groups * gw.shape[2]):
+    gw = np.zeros((groups, o // groups, prod(kernel) * i), g.dtype, like=g)
+    for block in _blocks(xl, prod(out), groups * gw.shape[2]):
         rows = gl[block].reshape((block.stop - block.start) * prod(out), groups, o // groups).transpose(1, 0, 2)
         padded = border(xl[block], out, kernel, stride, padding, dilation, 0.0)
         patches = _patches(padded, out, kernel, stride, dilation, groups)
@@ -171,4 +173,4 @@ def convolution_weight_grad(
 @in_float32
 def channel_sums(x: np.ndarray) -> np.ndarray:
     """The sum of each channel. (N, C, *S) -> (C,)"""
-    return sum_rows(channels_last(x).reshape(-1, x.shape[1])) if x.size else np.zeros(x.shape[1], x.dtype)
+    return sum_rows(channels_last(x).reshape(-1, x.shape[1])) if x.size else np.zeros(x.shape[1], x.dtype, like=x)

@@ -8,9 +8,8 @@ the other, in runs over all channels, and over the last dimension too where that
 from __future__ import annotations
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
-from dtrain.backend.reference.layout import Sizes, border, inside, needed, windows
+from dtrain.backend.reference.layout import Sizes, border, contiguous, inside, needed, strided, windows
 
 __all__ = ["convolution", "data_grad", "fits", "matrix", "weight_grad"]
 
@@ -22,7 +21,7 @@ def fits(weight: np.ndarray, groups: int) -> bool:
 
 def matrix(weight: np.ndarray) -> np.ndarray:
     """(C, 1, *kernel) -> (*kernel, C), contiguous"""
-    return np.ascontiguousarray(weight[:, 0].transpose(*range(1, weight.ndim - 1), 0))
+    return contiguous(weight[:, 0].transpose(*range(1, weight.ndim - 1), 0))
 
 
 def _view(x: np.ndarray, out: Sizes, kernel: Sizes, stride: Sizes, dilation: Sizes, joined: bool) -> np.ndarray:
@@ -31,8 +30,8 @@ def _view(x: np.ndarray, out: Sizes, kernel: Sizes, stride: Sizes, dilation: Siz
     moves = [s * t for s, t in zip(steps, stride, strict=True)]
     places = [s * t for s, t in zip(steps, dilation, strict=True)]
     if joined:
-        return as_strided(x, (*out[:-1], *kernel, out[-1] * x.shape[-1]), (*moves[:-1], *places, c))
-    return as_strided(x, (*out, *kernel, x.shape[-1]), (*moves, *places, c))
+        return strided(x, (*out[:-1], *kernel, out[-1] * x.shape[-1]), (*moves[:-1], *places, c))
+    return strided(x, (*out, *kernel, x.shape[-1]), (*moves, *places, c))
 
 
 def convolution(
@@ -48,7 +47,7 @@ def convolution(
     for i in range(len(x)):
         padded = border(x[i : i + 1], out, kernel, stride, padding, dilation, 0.0)[0]
         view = _view(padded, out, kernel, stride, dilation, joined)
-        np.einsum(view, [*range(run + 1)], weight, [*range(a, run + 1)], [*where, run], out=y[i])
+        y[i] = np.einsum(view, [*range(run + 1)], weight, [*range(a, run + 1)], [*where, run])
 
 
 def data_grad(
@@ -62,7 +61,7 @@ def data_grad(
         return
     whole = tuple(max(m, s + p) for m, s, p in zip(needed(out, kernel, stride, dilation), size, padding, strict=True))
     for i in range(len(g)):
-        padded = np.zeros((1, *whole, g.shape[-1]), g.dtype)
+        padded = np.zeros((1, *whole, g.shape[-1]), g.dtype, like=g)
         parts = windows(padded, out, kernel, stride, dilation)
         for w, part in zip(weight.reshape(-1, weight.shape[-1]), parts, strict=True):
             part += g[i] * w
@@ -78,7 +77,7 @@ def weight_grad(
         g = g.reshape(*g.shape[:-2], out[-1] * c)
     a, run = g.ndim - 2, g.ndim - 2 + len(kernel)
     # One sum for each image and place of a run (or of the first dimension): short sums keep their digits.
-    sums = np.zeros((*kernel, g.shape[-1]), g.dtype)
+    sums = np.zeros((*kernel, g.shape[-1]), g.dtype, like=g)
     for i in range(len(x)):
         padded = border(x[i : i + 1], out, kernel, stride, padding, dilation, 0.0)[0]
         view = _view(padded, out, kernel, stride, dilation, joined)

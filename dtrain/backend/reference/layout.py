@@ -10,7 +10,19 @@ from itertools import product
 
 import numpy as np
 
-__all__ = ["border", "channels_first", "channels_last", "every", "inside", "needed", "sum_rows", "windows"]
+__all__ = [
+    "border",
+    "channels_first",
+    "channels_last",
+    "contiguous",
+    "every",
+    "filled",
+    "inside",
+    "needed",
+    "strided",
+    "sum_rows",
+    "windows",
+]
 
 
 Sizes = tuple[int, ...]
@@ -18,7 +30,20 @@ Sizes = tuple[int, ...]
 
 def channels_last(x: np.ndarray) -> np.ndarray:
     """(N, C, *S) -> contiguous (N, *S, C); no copy where the memory is so already."""
-    return np.ascontiguousarray(x.transpose(0, *range(2, x.ndim), 1))
+    return contiguous(x.transpose(0, *range(2, x.ndim), 1))
+
+
+def contiguous(x: np.ndarray) -> np.ndarray:
+    """x in the memory order of its dimensions; no copy where it is so already."""
+    return x if x.flags.c_contiguous else x.copy()
+
+
+def filled(shape: Sizes, value: float, like: np.ndarray) -> np.ndarray:
+    """An array with one value everywhere, of like's kind and dtype."""
+    # CuPy does not understand what np.full and np.ones hand on for `like`.
+    made = np.empty(shape, like.dtype, like=like)
+    made[...] = value
+    return made
 
 
 def channels_first(x: np.ndarray) -> np.ndarray:
@@ -26,9 +51,18 @@ def channels_first(x: np.ndarray) -> np.ndarray:
     return x.transpose(0, x.ndim - 1, *range(1, x.ndim - 1))
 
 
+def strided(x: np.ndarray, shape: Sizes, strides: Sizes) -> np.ndarray:
+    """A view of x with other strides, in bytes."""
+    if isinstance(x, np.ndarray):
+        return np.lib.stride_tricks.as_strided(x, shape, strides)
+    import cupy
+
+    return cupy.lib.stride_tricks.as_strided(x, shape, strides)
+
+
 def sum_rows(x: np.ndarray) -> np.ndarray:
     """(R, C) -> (C,)"""
-    return np.ones(len(x), x.dtype) @ x
+    return filled((len(x),), 1, x) @ x
 
 
 def every(start: int, n: int, stride: int) -> slice:
@@ -55,7 +89,7 @@ def border(
     whole = tuple(max(m, n + p) for m, n, p in zip(need, size, padding, strict=True))
     if whole == size:
         return x
-    padded = np.full((x.shape[0], *whole, x.shape[-1]), fill, x.dtype)
+    padded = filled((x.shape[0], *whole, x.shape[-1]), fill, x)
     padded[inside(size, padding)] = x
     return padded
 

@@ -36,7 +36,7 @@ def cross_entropy(
     shifted = logits - np.maximum.reduce(logits, 1, keepdims=True)
     e = np.exp(shifted)
     total = np.add.reduce(e, 1)
-    loss = -shifted[np.arange(len(target)), target]
+    loss = -shifted[np.arange(len(target), like=target), target]
     if smoothing:
         loss *= 1 - smoothing
         loss -= np.add.reduce(shifted, 1) * logits.dtype.type(smoothing / logits.shape[1])
@@ -59,5 +59,5 @@ def cross_entropy_grad(
     gx = e * (each / total)[:, None]
     if smoothing:
         gx -= np.reshape(each, (-1, 1)) * gx.dtype.type(smoothing / e.shape[1])
-    gx[np.arange(len(target)), target] -= each * gx.dtype.type(1 - smoothing)
+    gx[np.arange(len(target), like=target), target] -= each * gx.dtype.type(1 - smoothing)
     return gx

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dtrain.backend.halves import halved, widened
-from dtrain.backend.reference.layout import sum_rows
+from dtrain.backend.reference.layout import contiguous, sum_rows
 
 __all__ = ["batch_norm", "batch_norm_grad", "batch_norm_grad_sums", "batch_norm_stats", "layer_norm", "layer_norm_grad"]
 
@@ -16,7 +16,7 @@ def _channel_rows(x: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.
     """(N, C, ...) -> (R, C), and the way back."""
     if x.ndim == 2:
         return x, lambda rows: rows
-    last = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    last = contiguous(np.moveaxis(x, 1, -1))
     return last.reshape(-1, x.shape[1]), lambda rows: np.moveaxis(rows.reshape(last.shape), -1, 1)
 
 

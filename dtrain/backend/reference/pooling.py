@@ -51,8 +51,8 @@ def max_pool(
 
 def _best(parts: list[np.ndarray], numbers: list[Any]) -> tuple[np.ndarray, np.ndarray]:
     """The elementwise maximum of the parts, and the number of the part that has it; numbers never fall."""
-    y = np.array(parts[0])
-    winner = np.zeros(y.shape, numbers[0].dtype) + numbers[0]
+    y = parts[0].copy(order="K")
+    winner = np.zeros(y.shape, numbers[0].dtype, like=y) + numbers[0]
     for part, number in zip(parts[1:], numbers[1:], strict=True):
         better = (part > y) | (part != part)
         # As numbers rise, the maximum is the number of the last part that was better.
@@ -73,7 +73,7 @@ def max_pool_grad(
     """Gradient of max_pool with respect to its input, of `size`: g goes to the element that won."""
     gl, wl = channels_last(g), channels_last(winner)
     out = gl.shape[1:-1]
-    gx = border(np.zeros((len(g), *size, g.shape[1]), g.dtype), out, kernel, stride, padding, dilation, 0.0)
+    gx = border(np.zeros((len(g), *size, g.shape[1]), g.dtype, like=g), out, kernel, stride, padding, dilation, 0.0)
     for k, part in enumerate(windows(gx, out, kernel, stride, dilation)):
         part += gl * (wl == k)
     return channels_first(gx[inside(size, padding)])
@@ -110,7 +110,7 @@ def avg_pool(x: np.ndarray, out: Sizes, kernel: Sizes, stride: Sizes, padding: S
     once = (1,) * len(out)
     xl = border(channels_last(x), out, kernel, stride, padding, once, 0.0)
     parts = windows(xl, out, kernel, stride, once)
-    y = np.array(next(parts))
+    y = next(parts).copy(order="K")
     for part in parts:
         y += part
     y /= count[..., None].astype(x.dtype)
@@ -123,7 +123,7 @@ def avg_pool_grad(
     """Gradient of avg_pool with respect to its input, of `size`."""
     share = channels_last(g) / count[..., None].astype(g.dtype)
     out, once = share.shape[1:-1], (1,) * len(size)
-    gx = border(np.zeros((len(g), *size, g.shape[1]), g.dtype), out, kernel, stride, padding, once, 0.0)
+    gx = border(np.zeros((len(g), *size, g.shape[1]), g.dtype, like=g), out, kernel, stride, padding, once, 0.0)
     for part in windows(gx, out, kernel, stride, once):
         part += share
     return channels_first(gx[inside(size, padding)])

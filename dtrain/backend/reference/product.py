@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dtrain.backend.halves import HALVES, halved, in_float32, widened
+from dtrain.backend.reference.layout import filled
 
 __all__ = ["column_sums", "linear", "matmul"]
 
@@ -29,4 +30,4 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.nda
 @in_float32
 def column_sums(x: np.ndarray) -> np.ndarray:
     """(N, O) -> (O,): a product with ones, which BLAS adds up fastest."""
-    return np.ones(len(x), x.dtype).dot(x)
+    return filled((len(x),), 1, x).dot(x)

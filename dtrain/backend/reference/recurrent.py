@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from dtrain.backend.reference.layout import contiguous, filled
+
 __all__ = ["gru", "gru_grad", "lstm", "lstm_grad", "rnn", "rnn_grad"]
 
 Dot = Callable[..., Any]
@@ -48,13 +50,13 @@ def _affine(dot: Dot, x: np.ndarray, weight: np.ndarray, *biases: np.ndarray | N
     return y
 
 
-def _by_gate(size: int, dtype: Any, *values: float) -> np.ndarray:
+def _by_gate(size: int, gates: np.ndarray, *values: float) -> np.ndarray:
     """A value per gate as a row for all columns. Passes over whole rows are faster than those over each gate."""
-    return np.repeat(np.array(values, dtype), size)
+    return np.repeat(np.array(values, gates.dtype, like=gates), size)
 
 
 def _column_sums(d: np.ndarray) -> np.ndarray:
-    return np.ones(len(d), d.dtype).dot(d)
+    return filled((len(d),), 1, d).dot(d)
 
 
 # -- tanh or relu ------------------------------------------------------------------------------------
@@ -70,7 +72,7 @@ def rnn(
     gradient the state before each step (total, H).
     """
     y = _affine(dot, x, w_ih, b_ih, b_hh)
-    before, h, scratch, w = np.empty_like(y), h0.copy(), np.empty_like(h0), np.ascontiguousarray(w_hh.T)
+    before, h, scratch, w = np.empty_like(y), h0.copy(), np.empty_like(h0), contiguous(w_hh.T)
     for rows, n in _steps(sizes, reverse):
         a = y[rows]
         before[rows] = h[:n]
@@ -91,7 +93,7 @@ def rnn_grad(
 ) -> tuple[Any, ...]:  # fmt: skip
     """Gradients of `rnn` with respect to x (None unless needed), h0, w_ih, w_hh, and either bias."""
     d = (y > 0).astype(y.dtype) if relu else 1 - y * y
-    g = np.zeros((sizes[0], y.shape[1]), y.dtype) if g_h is None else g_h.copy()
+    g = np.zeros((sizes[0], y.shape[1]), y.dtype, like=y) if g_h is None else g_h.copy()
     for rows, n in _steps(sizes, not reverse):
         part, gh = d[rows], g[:n]
         if g_y is not None:
@@ -117,12 +119,13 @@ def lstm(
     size = c0.shape[1]
     w_ih, w, b_ih, b_hh = _halved((w_ih, w_hh, b_ih, b_hh), slice(0, 2 * size), slice(3 * size, None))
     gates = _affine(dot, x, w_ih, b_ih, b_hh)
-    y = np.empty((len(x), h0.shape[1]), gates.dtype)
-    before, cells, tanhs = np.empty_like(y), np.empty((len(x), size), y.dtype), np.empty((len(x), size), y.dtype)
+    y = np.empty((len(x), h0.shape[1]), gates.dtype, like=gates)
+    before, cells = np.empty_like(y), np.empty((len(x), size), y.dtype, like=y)
+    tanhs = np.empty_like(cells)
     unprojected = np.empty_like(cells) if w_hr is not None else y
-    h, c, scratch, new = h0.copy(), c0.copy(), np.empty((len(h0), 4 * size), y.dtype), np.empty_like(c0)
-    w = np.ascontiguousarray(w.T)
-    factor, summand = _by_gate(size, y.dtype, 0.5, 0.5, 1, 0.5), _by_gate(size, y.dtype, 0.5, 0.5, 0, 0.5)
+    h, c, scratch, new = h0.copy(), c0.copy(), np.empty((len(h0), 4 * size), y.dtype, like=y), np.empty_like(c0)
+    w = contiguous(w.T)
+    factor, summand = _by_gate(size, y, 0.5, 0.5, 1, 0.5), _by_gate(size, y, 0.5, 0.5, 0, 0.5)
     for rows, n in _steps(sizes, reverse):
         a, cell = gates[rows], c[:n]
         before[rows] = h[:n]
@@ -151,11 +154,12 @@ def lstm_grad(
     gates, before, cells, tanhs, unprojected = saved
     size, dtype = cells.shape[1], gates.dtype
     d = np.empty_like(gates)
-    g = np.zeros((sizes[0], before.shape[1]), dtype) if g_h is None else g_h.copy()
-    gc_all = np.zeros((sizes[0], size), dtype) if g_c is None else g_c.copy()
+    g = np.zeros((sizes[0], before.shape[1]), dtype, like=gates) if g_h is None else g_h.copy()
+    gc_all = np.zeros((sizes[0], size), dtype, like=gates) if g_c is None else g_c.copy()
     g_projected = np.empty_like(before) if w_hr is not None else None
-    one_for_tanh = _by_gate(size, dtype, 0, 0, 1, 0)
-    slopes, scratch, g_wide = np.empty((sizes[0], 4 * size), dtype), np.empty_like(gc_all), np.empty_like(gc_all)
+    one_for_tanh = _by_gate(size, gates, 0, 0, 1, 0)
+    slopes, scratch = np.empty((sizes[0], 4 * size), dtype, like=gates), np.empty_like(gc_all)
+    g_wide = np.empty_like(gc_all)
     for rows, n in _steps(sizes, not reverse):
         a, part, gc, gh, slope, tmp = gates[rows], d[rows], gc_all[:n], g[:n], slopes[:n], scratch[:n]
         if g_y is not None:
@@ -204,10 +208,10 @@ def gru(
     gates = _affine(dot, x, w_ih, b_ih)
     if b_hh is not None:
         gates[:, two] += b_hh[two]
-    y = np.empty((len(x), size), gates.dtype)
+    y = np.empty((len(x), size), gates.dtype, like=gates)
     before, hidden = np.empty_like(y), np.empty_like(y)
-    h, scratch, new = h0.copy(), np.empty((len(h0), 3 * size), y.dtype), np.empty_like(h0)
-    w = np.ascontiguousarray(w.T)
+    h, scratch, new = h0.copy(), np.empty((len(h0), 3 * size), y.dtype, like=y), np.empty_like(h0)
+    w = contiguous(w.T)
     for rows, n in _steps(sizes, reverse):
         a, product, s, out = gates[rows], scratch[:n], h[:n], y[rows]
         before[rows] = s
@@ -238,8 +242,8 @@ def gru_grad(
     size = before.shape[1]
     two = slice(0, 2 * size)
     d, d_hidden = np.empty_like(gates), np.empty_like(gates)  # of W_ih x + b_ih, of W_hh h + b_hh
-    g = np.zeros((sizes[0], size), gates.dtype) if g_h is None else g_h.copy()
-    slopes, product = np.empty((sizes[0], 2 * size), gates.dtype), np.empty_like(g)
+    g = np.zeros((sizes[0], size), gates.dtype, like=gates) if g_h is None else g_h.copy()
+    slopes, product = np.empty((sizes[0], 2 * size), gates.dtype, like=gates), np.empty_like(g)
     for rows, n in _steps(sizes, not reverse):
         a, part, gh, slope = gates[rows], d[rows], g[:n], slopes[:n]
         if g_y is not None:

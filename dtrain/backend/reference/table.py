@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-__all__ = ["dropout_mask", "embedding_grad"]
+__all__ = ["add_at", "dropout_mask", "embedding_grad"]
 
 
 def embedding_grad(g: np.ndarray, index: np.ndarray, rows: int) -> np.ndarray:
@@ -21,6 +21,13 @@ def embedding_grad(g: np.ndarray, index: np.ndarray, rows: int) -> np.ndarray:
     if len(present):
         table[present] = np.add.reduceat(g[order], first, axis=0)
     return table
+
+
+def add_at(values: np.ndarray, where: np.ndarray, size: int) -> np.ndarray:
+    """`size` zeros to which values are added at `where`, one after the other. values, where: (N,) -> (size,)"""
+    flat = np.zeros(size, values.dtype)
+    np.add.at(flat, where, values)
+    return flat
 
 
 def dropout_mask(generator: np.random.Generator, shape: tuple[int, ...], p: float) -> np.ndarray:

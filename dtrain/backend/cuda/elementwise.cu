@@ -1,0 +1,59 @@
+// Functions of single elements, 16 bytes at a time where the arrays allow it.
+#include "common.cuh"
+
+__device__ __forceinline__ float erf_of(float x) { return erff(x); }
+__device__ __forceinline__ double erf_of(double x) { return erf(x); }
+__device__ __forceinline__ float exp_of(float x) { return expf(x); }
+__device__ __forceinline__ double exp_of(double x) { return exp(x); }
+
+struct Relu {  // NaN stays NaN
+  template <typename W> __device__ static W of(W x) { return x > W(0) || x != x ? x : W(0); }
+};
+
+struct ReluGrad {  // y is what relu gave
+  template <typename W> __device__ static W of(W g, W y) { return y != W(0) ? g : W(0); }
+};
+
+struct Gelu {  // x Phi(x)
+  template <typename W> __device__ static W of(W x) { return x * (W(0.5) * (W(1) + erf_of(x * W(0.7071067811865476)))); }
+};
+
+struct GeluGrad {  // Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi)
+  template <typename W> __device__ static W of(W g, W x) {
+    const W phi = W(0.5) * (W(1) + erf_of(x * W(0.7071067811865476)));
+    return g * (phi + x * exp_of(W(-0.5) * x * x) * W(0.3989422804014327));
+  }
+};
+
+struct Erf {
+  template <typename W> __device__ static W of(W x) { return erf_of(x); }
+};
+
+// y[i] = Function(x[i]). packs: of how many whole Packs the arrays consist, 0 where they do not lie on 16 bytes.
+template <typename Function, typename T> __global__ void unary(const T* x, T* y, index_t n, index_t packs) {
+  const index_t first = blockIdx.x * index_t(blockDim.x) + threadIdx.x, step = index_t(gridDim.x) * blockDim.x;
+  for (index_t i = first; i < packs; i += step) {
+    const Pack<T> in = reinterpret_cast<const Pack<T>*>(x)[i];
+    Pack<T> out;
+#pragma unroll
+    for (int k = 0; k < Pack<T>::SIZE; ++k) out.at[k] = narrow<T>(Function::of(widen(in.at[k])));
+    reinterpret_cast<Pack<T>*>(y)[i] = out;
+  }
+  for (index_t i = packs * Pack<T>::SIZE + first; i < n; i += step) y[i] = narrow<T>(Function::of(widen(x[i])));
+}
+
+// z[i] = Function(x[i], y[i])
+template <typename Function, typename T>
+__global__ void binary(const T* x, const T* y, T* z, index_t n, index_t packs) {
+  const index_t first = blockIdx.x * index_t(blockDim.x) + threadIdx.x, step = index_t(gridDim.x) * blockDim.x;
+  for (index_t i = first; i < packs; i += step) {
+    const Pack<T> a = reinterpret_cast<const Pack<T>*>(x)[i], b = reinterpret_cast<const Pack<T>*>(y)[i];
+    Pack<T> out;
+#pragma unroll
+    for (int k = 0; k < Pack<T>::SIZE; ++k) out.at[k] = narrow<T>(Function::of(widen(a.at[k]), widen(b.at[k])));
+    reinterpret_cast<Pack<T>*>(z)[i] = out;
+  }
+  for (index_t i = packs * Pack<T>::SIZE + first; i < n; i += step) {
+    z[i] = narrow<T>(Function::of(widen(x[i]), widen(y[i])));
+  }
+}

@@ -1,0 +1,60 @@
+"""ReLU, erf and GELU; see `reference/elementwise.py`. GELU keeps its input for the gradient, not the slope."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dtrain.backend.cuda.loader import CTYPES, blocks, kernel
+
+__all__ = ["erf", "gelu", "gelu_grad", "relu", "relu_grad"]
+
+_THREADS = 256
+
+
+def _elementwise(function: str, *arrays: Any) -> Any:
+    """The function of each element of arrays of one shape, computed with in float32 at least, in their dtype.
+
+    An array whose memory is whole, in whatever order of dimensions, is gone through in that order.
+    """
+    import cupy
+
+    first = arrays[0]
+    order = sorted(range(first.ndim), key=lambda d: -first.strides[d])
+    views = [cupy.ascontiguousarray(a.transpose(order)) for a in arrays] if order else list(arrays)
+    y = cupy.empty(views[0].shape, first.dtype)
+    if y.size:
+        # Memory that CuPy allots lies on 512 bytes; a view may begin anywhere.
+        aligned = not any(a.data.ptr % 16 for a in (*views, y))
+        packs = y.size * y.itemsize // 16 if aligned else 0
+        kind = "unary" if len(arrays) == 1 else "binary"
+        run = kernel("elementwise", f"{kind}<{function}, {CTYPES[first.dtype]}>")
+        pieces = -(-y.size * y.itemsize // 16)
+        run(blocks(pieces, _THREADS), (_THREADS,), (*views, y, np.int64(y.size), np.int64(packs)))
+    return y.transpose(np.argsort(order).tolist()) if y.ndim else y
+
+
+def relu(x: Any) -> Any:
+    """max(x, 0); NaN stays NaN."""
+    return _elementwise("Relu", x) if x.dtype.kind != "i" and x.dtype.kind != "u" else x.clip(0)
+
+
+def relu_grad(g: Any, y: Any) -> Any:
+    """g where y = relu(x) is not 0, else 0."""
+    return _elementwise("ReluGrad", g.astype(y.dtype, copy=False), y)
+
+
+def erf(x: Any) -> Any:
+    """The error function."""
+    return _elementwise("Erf", x)
+
+
+def gelu(x: Any) -> tuple[Any, Any]:
+    """x * Phi(x); and x, for the gradient."""
+    return _elementwise("Gelu", x), x
+
+
+def gelu_grad(g: Any, kept: Any) -> Any:
+    """The gradient of gelu."""
+    return _elementwise("GeluGrad", g, kept)

@@ -1,0 +1,55 @@
+"""The kernels of the `.cu` files beside this one, compiled when they are first called, and kept by CuPy on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from dtrain.backend.halves import bfloat16
+
+__all__ = ["CTYPES", "OPTIONS", "blocks", "kernel", "source"]
+
+HERE = Path(__file__).parent
+
+#: What a dtype is called in CUDA C++.
+CTYPES = {
+    np.dtype(np.float32): "float",
+    np.dtype(np.float64): "double",
+    np.dtype(np.float16): "__half",
+    bfloat16: "__nv_bfloat16",
+    np.dtype(np.int64): "long long",
+    np.dtype(np.int32): "int",
+    np.dtype(np.int16): "short",
+    np.dtype(np.int8): "signed char",
+    np.dtype(np.uint8): "unsigned char",
+    np.dtype(np.bool_): "bool",
+}
+OPTIONS = ("-std=c++17",)
+
+
+@cache
+def source(name: str) -> str:
+    """The text of a `.cu` file, with what it includes of ours in it: CuPy's cache does not look into such files."""
+    text = (HERE / f"{name}.cu").read_text()
+    return text.replace('#include "common.cuh"', (HERE / "common.cuh").read_text())
+
+
+@cache
+def kernel(name: str, function: str) -> Callable[..., None]:
+    """kernel("softmax", "softmax<float>")(grid, block, args, shared_mem=0) starts it on the current stream.
+
+    Numbers among the arguments are NumPy's, of exactly the types that the function has.
+    """
+    import cupy
+
+    module = cupy.RawModule(code=source(name), options=OPTIONS, name_expressions=[function])
+    started: Callable[..., None] = module.get_function(function)
+    return started
+
+
+def blocks(n: int, threads: int, at_most: int = 1 << 16) -> tuple[int]:
+    """A grid of one dimension for n pieces of work, `threads` to a block; a kernel strides over the rest."""
+    return (max(1, min(-(-n // threads), at_most)),)
