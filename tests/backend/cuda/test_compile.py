@@ -1,0 +1,42 @@
+"""Every `.cu` file compiles for GPUs, where there is none: by NVRTC, as CuPy does it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from dtrain.backend.cuda.loader import HERE, source
+from tests.cuda_on_cpu import nvrtc
+
+TYPES = ("float", "double", "__half", "__nv_bfloat16")
+INSTANCES = {
+    "elementwise": [
+        *(f"unary<{f}, {t}>" for f in ("Relu", "Gelu", "Erf") for t in TYPES),
+        *(f"binary<{f}, {t}>" for f in ("ReluGrad", "GeluGrad") for t in TYPES),
+    ],
+    "rows": [
+        f"{name}<{t}, {extra}{team}, {items}>"
+        for name, extra in (
+            ("softmax", "true, "), ("softmax", "false, "), ("cross_entropy", ""), ("cross_entropy_grad", ""),
+            ("layer_norm", "float, "), ("layer_norm_grad", "float, "),
+        )
+        for t in TYPES
+        for team in ("true", "false")
+        for items in (0, 1, 4)
+    ] + [f"layer_norm_weight_grad<{t}>" for t in TYPES],
+    "table": [f"embedding_grad<{t}, long long>" for t in TYPES],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("name", [path.stem for path in sorted(HERE.glob("*.cu"))])
+def test_compiles(name, architecture):
+    if reason := nvrtc.why_not():
+        pytest.skip(f"nothing to compile CUDA C++ with: {reason}")
+    kernels = set(re.findall(r"__global__ void (\w+)\(", source(name)))
+    assert kernels == {instance.partition("<")[0] for instance in INSTANCES[name]}
+    code = nvrtc.compiled(source(name), INSTANCES[name], architecture)
+    assert code[:4] == b"\x7fELF"
+    with pytest.raises(nvrtc.CompileError, match="no_such_thing"):
+        nvrtc.compiled(source(name) + "__global__ void broken() { no_such_thing(); }", [], architecture)

@@ -1,0 +1,67 @@
+"""Every kernel of the CUDA backend, on the CPU, against the reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dtrain.backend import reference
+from dtrain.backend.halves import bfloat16
+from dtrain.gpucheck.kernels import DTYPES, compare, kernel_cases
+from tests.cuda_on_cpu.emulator import checking
+
+SCHEDULES = ("forward", "reverse", "random")
+
+
+# Rows held in a warp, in a block, and read again; of whole 16 bytes or not; none.
+@pytest.mark.parametrize("shape", [(1, 1), (0, 5), (9, 31), (33, 1000), (3, 1032), (2, 4099), (2, 9001)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_kernels_compute_what_the_reference_does(gpu, dtype, shape):
+    for i, (name, run, given) in enumerate(kernel_cases(*shape)):
+        with checking(SCHEDULES[i % 3], seed=i):
+            assert compare(dtype, run, given, gpu.asarray) <= 1, name
+
+
+@pytest.mark.parametrize("columns", [40, 2052])
+def test_the_order_of_threads_changes_no_bit(gpu, columns):
+    for name, run, given in kernel_cases(12, columns):
+        given = {k: gpu.array(a.astype(np.float32) if a.dtype.kind == "f" else a) for k, a in given.items()}
+        found = []
+        for schedule in SCHEDULES:
+            with checking(schedule):
+                results = run(_cuda(), **given)
+            found.append([gpu.host(r).tobytes() for r in (results if isinstance(results, tuple) else (results,))])
+        assert found[0] == found[1] == found[2], name
+
+
+@pytest.mark.parametrize("dtype", [np.float32, bfloat16], ids=str)
+def test_what_is_not_finite(gpu, dtype):
+    x = np.array([[1, np.nan, 2, 0], [-np.inf, 0, 1, -2], [-np.inf] * 4, [np.inf, 1, -np.inf, 0]], np.float32)
+    x = x.astype(dtype)
+    device, cuda = gpu.array(x), _cuda()
+    for name in ("softmax", "log_softmax"):
+        with np.errstate(all="ignore"):
+            expected = getattr(reference, name)(x.astype(np.float32), 1)
+        got = gpu.host(getattr(cuda, name)(device, 1)).astype(np.float32)
+        np.testing.assert_allclose(got, expected, rtol=1e-2 if dtype == bfloat16 else 1e-6)
+    np.testing.assert_array_equal(gpu.host(cuda.relu(device)).astype(np.float32), reference.relu(x.astype(np.float32)))
+    got = gpu.host(cuda.relu_grad(gpu.array(np.full(4, np.nan, dtype)), gpu.array(np.array([0, 1, np.nan, 0], dtype))))
+    np.testing.assert_array_equal(got.astype(np.float32), [0, np.nan, np.nan, 0])
+
+
+def test_memory_layouts(gpu):
+    # Views that begin anywhere and lie in another order; results of single elements keep the order.
+    x = np.random.default_rng(0).standard_normal((3, 8, 4, 6)).astype(np.float32)
+    cuda, whole = _cuda(), gpu.array(x)
+    for view in (lambda a: a.transpose(0, 2, 3, 1), lambda a: a[1:, 1:, :, ::2], lambda a: a.reshape(-1)[1:]):
+        y = cuda.relu(view(whole))
+        np.testing.assert_array_equal(gpu.host(y), reference.relu(view(x)))
+        got = gpu.host(cuda.softmax(view(whole), 0))
+        np.testing.assert_allclose(got, reference.softmax(view(x), 0), rtol=1e-6)
+    assert cuda.relu(whole.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2).flags.c_contiguous
+
+
+def _cuda():
+    from dtrain.backend import cuda
+
+    return cuda

@@ -1,0 +1,398 @@
+"""A stand-in for the module `cupy`, over NumPy: the CUDA backend's Python runs with it where there is no GPU.
+
+It is as strict as CuPy where code for NumPy goes wrong with it: an array of the device never becomes one of the host
+by itself, the two do not mix, reductions and elements are arrays of no dimensions, and only names that CuPy 14
+has are there (`cupy_names.txt`). New memory is full of NaN. `syncs` counts how often the host waited for the device,
+which no step may do that is to become a CUDA graph. Kernels are compiled for the CPU by `emulator.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from tests.cuda_on_cpu import emulator
+
+_NAMES, _METHODS = (part.split() for part in (Path(__file__).parent / "cupy_names.txt").read_text().split("\n\n"))
+
+
+class Counter:
+    """How often the host has waited for the device."""
+
+    syncs = 0
+
+
+class ndarray:  # noqa: N801
+    """An array of the device: NumPy's behind a wall."""
+
+    __slots__ = ("__weakref__", "_host")
+    __array_priority__ = 100
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, host: np.ndarray) -> None:
+        self._host = host
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name not in _METHODS:
+            raise AttributeError(f"'cupy.ndarray' object has no attribute {name!r}")
+        found = getattr(self._host, name)
+        return _wrapped(found) if not callable(found) else _on_device(found)
+
+    def astype(
+        self, dtype: Any, order: str = "K", casting: Any = None, subok: Any = None, copy: bool = True
+    ) -> ndarray:
+        with np.errstate(all="ignore"):
+            return ndarray(self._host.astype(dtype, order=order, copy=copy))
+
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
+
+    def take(self, indices: Any, axis: Any = None) -> ndarray:
+        return _wrapped(self._host.take(_index(indices), axis))
+
+    def get(self) -> np.ndarray:
+        Counter.syncs += 1
+        return self._host.copy()
+
+    def set(self, array: np.ndarray, stream: Any = None) -> None:
+        self._host[...] = array
+
+    def item(self) -> Any:
+        Counter.syncs += 1
+        return self._host.item()
+
+    def tolist(self) -> Any:
+        Counter.syncs += 1
+        return self._host.tolist()
+
+    @property
+    def data(self) -> Any:
+        return SimpleNamespace(ptr=self._host.ctypes.data, device=self.device)
+
+    @property
+    def device(self) -> Any:
+        return Device(0)
+
+    @property
+    def flags(self) -> Any:
+        return self._host.flags
+
+    def __len__(self) -> int:
+        return len(self._host)
+
+    def __iter__(self) -> Iterator[ndarray]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, key: Any) -> ndarray:
+        _count_data_dependent(key)
+        return _wrapped(self._host[_index(key)])
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        with np.errstate(all="ignore"):
+            self._host[_index(key)] = _plain(value)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if ufunc.__name__ not in _NAMES:
+            return NotImplemented
+        return _on_device(getattr(ufunc, method))(*inputs, **kwargs)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if function.__name__ not in _NAMES and not function.__module__.startswith("numpy.linalg"):
+            return NotImplemented
+        if "device" in kwargs:
+            raise TypeError(f"{function.__name__}() got an unexpected keyword argument 'device'")
+        if function is np.einsum:
+            return einsum(*args, **kwargs)
+        return _on_device(function)(*args, **kwargs)
+
+    def __deepcopy__(self, memo: Any) -> ndarray:
+        return ndarray(self._host.copy())
+
+    def __repr__(self) -> str:
+        return f"on the device: {self._host!r}"
+
+
+def _count_data_dependent(key: Any) -> None:
+    """The shape of what a mask selects is known to the host only when the device has counted."""
+    for part in key if isinstance(key, tuple) else (key,):
+        if isinstance(part, ndarray) and part.dtype == bool:
+            Counter.syncs += 1
+
+
+def _plain(x: Any) -> Any:
+    """What NumPy computes with; TypeError for an array of the host."""
+    if isinstance(x, ndarray):
+        return x._host
+    if isinstance(x, np.ndarray):
+        raise TypeError(f"Unsupported type {type(x)}")
+    if isinstance(x, (list, tuple)):
+        return type(x)(map(_plain, x)) if not hasattr(x, "_fields") else x
+    return x
+
+
+def _index(key: Any) -> Any:
+    """An index, which may have arrays of the host in it: CuPy copies those over."""
+    if isinstance(key, tuple):
+        return tuple(map(_index, key))
+    return key._host if isinstance(key, ndarray) else key
+
+
+def _wrapped(result: Any) -> Any:
+    if isinstance(result, (np.ndarray, np.generic)):
+        return ndarray(np.asarray(result))
+    if isinstance(result, (list, tuple)) and any(isinstance(r, (np.ndarray, np.generic)) for r in result):
+        return type(result)(map(_wrapped, result)) if type(result) in (list, tuple) else tuple(map(_wrapped, result))
+    return result
+
+
+def _on_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function for arrays of the device."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        out = kwargs.get("out")
+        if isinstance(out, tuple):
+            (out,) = out
+        with np.errstate(all="ignore"):
+            result = function(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
+        return out if isinstance(out, ndarray) else _wrapped(result)
+
+    return call
+
+
+def _operator(name: str) -> Callable[..., Any]:
+    function = getattr(np.ndarray, name)
+
+    def call(self: ndarray, *others: Any) -> Any:
+        if any(not isinstance(o, (ndarray, np.ndarray, np.generic, int, float, complex)) for o in others):
+            return NotImplemented
+        with np.errstate(all="ignore"):
+            result = function(self._host, *map(_plain, others))
+        if result is NotImplemented:
+            return result
+        return self if result is self._host else _wrapped(result)
+
+    return call
+
+
+_ARITHMETIC = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift".split()  # noqa: SIM905
+for _name in [*_ARITHMETIC, *(f"r{n}" for n in _ARITHMETIC), *(f"i{n}" for n in _ARITHMETIC if n != "matmul")]:
+    setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
+for _name in ["neg", "pos", "abs", "invert", "eq", "ne", "lt", "le", "gt", "ge"]:
+    setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
+
+
+def _waiting(name: str) -> Callable[[ndarray], Any]:
+    def call(self: ndarray) -> Any:
+        Counter.syncs += 1
+        return getattr(self._host, name)()
+
+    return call
+
+
+for _name in ["bool", "int", "float", "index", "complex"]:
+    setattr(ndarray, f"__{_name}__", _waiting(f"__{_name}__"))
+
+
+class Device:
+    """The one device."""
+
+    def __init__(self, device: int = 0) -> None:
+        self.id = int(device)
+        if self.id != 0:
+            raise RuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        pass
+
+    def use(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        Counter.syncs += 1
+
+    @property
+    def mem_info(self) -> tuple[int, int]:
+        return 1 << 30, 1 << 31
+
+
+class Stream:
+    """Work on it is done at once."""
+
+    ptr = 0
+
+    def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
+        pass
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        pass
+
+    def use(self) -> Stream:
+        return self
+
+    def record(self, event: Any = None) -> Any:
+        return event or Event()
+
+    def wait_event(self, event: Any) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        Counter.syncs += 1
+
+
+class Event:
+    """It has happened."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def record(self, stream: Any = None) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        Counter.syncs += 1
+
+
+class MemoryPool:
+    """Knows nothing: NumPy's memory is used."""
+
+    def used_bytes(self) -> int:
+        return 0
+
+    def total_bytes(self) -> int:
+        return 0
+
+    def free_all_blocks(self) -> None:
+        pass
+
+
+class RawModule:
+    """Kernels of a source, compiled for the CPU."""
+
+    def __init__(self, code: str, options: tuple[str, ...] = (), name_expressions: Any = None) -> None:
+        self.module = emulator.Module(code, list(name_expressions))
+
+    def get_function(self, name: str) -> Any:
+        return self.module.get_function(name)
+
+
+class OutOfMemoryError(MemoryError):
+    """As CuPy names it."""
+
+
+def _pinned(nbytes: int) -> Any:
+    return bytearray(nbytes)
+
+
+def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
+    host = np.empty(shape, dtype, order)
+    if host.size:
+        host.ravel(order="K").view(np.uint8)[...] = 0xFF
+    return ndarray(host)
+
+
+def empty_like(x: ndarray, dtype: Any = None, **kwargs: Any) -> ndarray:
+    return empty(x.shape, x.dtype if dtype is None else dtype)
+
+
+def asarray(a: Any, dtype: Any = None, order: Any = None, *, blocking: bool = False) -> ndarray:
+    if isinstance(a, ndarray):
+        return a if dtype is None or a.dtype == dtype else a.astype(dtype)
+    if isinstance(a, (list, tuple)):
+        a = [_plain(part) for part in a]
+    return ndarray(np.array(a, dtype))
+
+
+def array(a: Any, dtype: Any = None, copy: bool = True, order: Any = "K", ndmin: int = 0) -> ndarray:
+    made = asarray(a, dtype)
+    return ndarray(made._host.copy()) if copy and made is a else made
+
+
+def asnumpy(a: Any, stream: Any = None, order: Any = "C", out: Any = None) -> np.ndarray:
+    return a.get() if isinstance(a, ndarray) else np.asarray(a)
+
+
+def einsum(*operands: Any, **kwargs: Any) -> Any:
+    if kwargs:
+        raise TypeError(f"Did not understand the following kwargs: {list(kwargs)}")
+    return _on_device(np.einsum)(*operands)
+
+
+def unique(ar: ndarray, *args: Any, **kwargs: Any) -> Any:
+    Counter.syncs += 1
+    return _on_device(np.unique)(ar, *args, **kwargs)
+
+
+def nonzero(a: ndarray) -> Any:
+    Counter.syncs += 1
+    return _on_device(np.nonzero)(a)
+
+
+def host(a: Any) -> np.ndarray:
+    """For tests: the values, without counting."""
+    return a._host if isinstance(a, ndarray) else a
+
+
+def as_module() -> ModuleType:
+    """What `import cupy` finds."""
+    module = ModuleType("cupy")
+
+    def missing(name: str) -> Any:
+        if name not in _NAMES or name.startswith("__"):
+            raise AttributeError(f"module 'cupy' has no attribute {name!r}")
+        found = getattr(np, name)
+        return _on_device(found) if callable(found) and not isinstance(found, type) else found
+
+    module.__getattr__ = missing  # type: ignore[method-assign]
+    pool, null = MemoryPool(), Stream()
+    cuda = SimpleNamespace(
+        Device=Device, Stream=Stream, Event=Event, MemoryPool=MemoryPool, get_current_stream=lambda: null,
+        is_available=lambda: True, alloc_pinned_memory=_pinned,
+        memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+        runtime=SimpleNamespace(
+            getDeviceCount=lambda: 1, getDevice=lambda: 0, deviceSynchronize=lambda: None,
+            CUDARuntimeError=RuntimeError,
+            runtimeGetVersion=lambda: 13000, driverGetVersion=lambda: 13000,
+            getDeviceProperties=lambda i: {"name": b"emulated", "multiProcessorCount": 4, "major": 9, "minor": 0},
+        ),
+    )  # fmt: skip
+    own = {f.__name__: f for f in (empty, empty_like, asarray, array, asnumpy, einsum, unique, nonzero)}
+    for name, thing in {
+        **own, "ndarray": ndarray, "RawModule": RawModule, "cuda": cuda, "__version__": "14.2.0",
+        "get_default_memory_pool": lambda: pool, "get_array_module": lambda *a: module, "linalg": _Linalg(),
+        "lib": SimpleNamespace(stride_tricks=SimpleNamespace(as_strided=_on_device(np.lib.stride_tricks.as_strided))),
+        "ascontiguousarray": lambda a, dtype=None: ndarray(np.ascontiguousarray(_plain(a), dtype)),
+    }.items():  # fmt: skip
+        setattr(module, name, thing)
+    return module
+
+
+class _Linalg:
+    def __getattr__(self, name: str) -> Any:
+        return _on_device(getattr(np.linalg, name))
+
+
+@contextmanager
+def installed() -> Iterator[ModuleType]:
+    """`import cupy` finds the stand-in inside."""
+    before = sys.modules.get("cupy")
+    sys.modules["cupy"] = module = as_module()
+    module.host, module.counter = host, Counter  # type: ignore[attr-defined]
+    try:
+        yield module
+    finally:
+        if before is None:
+            del sys.modules["cupy"]
+        else:
+            sys.modules["cupy"] = before
