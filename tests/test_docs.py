@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 (RECIPE,) = re.findall(r"^\t\$\(BIN\)/python (.* pdoc .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
 # Methods of these are those of NumPy's arrays, as the class says.
 LIKE_NUMPY = ("Recorded.",)
-INTERNAL = {"dtrain.backend.cpu", "dtrain.backend.reference"}  # packages that are no part of the reference
+INTERNAL = {"dtrain.backend.cpu", "dtrain.backend.cuda", "dtrain.backend.reference", "dtrain.gpucheck"}  # no part of it
 
 
 @cache

@@ -34,6 +34,7 @@ LAYERS = (
     "dtrain.hub",
     "dtrain.models",
     "dtrain",
+    "dtrain.gpucheck",
     "launch",
 )
 

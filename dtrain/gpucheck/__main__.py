@@ -1,0 +1,127 @@
+"""See the package's docstring."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import dtrain
+from dtrain.backend.cuda.device import require
+from dtrain.gpucheck import kernels, speed, training
+
+__all__ = ["Report", "main"]
+
+
+class Report:
+    """What was found, on the screen and in a file, as it comes."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.failed = path, 0
+        self.found: dict[str, dict[str, Any]] = {}
+
+    def say(self, section: str, name: str, value: Any, right: bool = True) -> None:
+        """Note a value; right: whether it is as it should be."""
+        self.failed += not right
+        shown = f"{value:.4g}" if isinstance(value, float) else value
+        print(f"{section}: {name}: {shown}{'' if right else '   WRONG'}", flush=True)
+        self.found.setdefault(section, {})[name] = value
+        if self.path is not None:
+            self.path.write_text(json.dumps(self.found, indent=1) + "\n")
+
+    def attempt(self, section: str, name: str, run: Callable[[], None]) -> None:
+        """Run a check; one that raises is noted, and the others go on."""
+        try:
+            run()
+        except Exception as error:
+            self.say(section, name, f"{type(error).__name__}: {error}"[:400], right=False)
+
+
+def _versions(report: Report, cupy: Any) -> None:
+    device = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())
+    for name, value in {
+        "date": time.strftime("%Y-%m-%d"), "device": device["name"].decode(), "dtrain": dtrain.__version__,
+        "python": platform.python_version(), "numpy": np.__version__, "cupy": cupy.__version__,
+        "CUDA runtime": cupy.cuda.runtime.runtimeGetVersion(), "driver": cupy.cuda.runtime.driverGetVersion(),
+    }.items():  # fmt: skip
+        report.say("versions", name, value)
+
+
+def _kernels(report: Report, cupy: Any) -> None:
+    for rows, columns in ((33, 1000), (7, 4099)):
+        for dtype in kernels.DTYPES:
+            for name, run, given in kernels.kernel_cases(rows, columns):
+
+                def check(name: str = name, run: Any = run, given: Any = given, dtype: Any = dtype) -> None:
+                    error = kernels.compare(dtype, run, given, cupy.asarray)
+                    report.say("kernels", f"{name}, {dtype}, {given[next(iter(given))].shape}", error, error <= 1)
+
+                report.attempt("kernels", f"{name}, {dtype}", check)
+
+
+def _training(report: Report) -> None:
+    for name in training.MODELS:
+
+        def check(name: str = name) -> None:
+            losses, parameters = training.train(name, "cpu")
+            of_gpu, on_gpu = training.train(name, "cuda")
+            _, again = training.train(name, "cuda")
+            same = all((a == b).all() for a, b in zip(on_gpu, again, strict=True))
+            report.say("training", f"{name}: two runs give the same bits", same, same)
+            error = max(float(np.abs(a - b).max()) for a, b in zip(parameters, on_gpu, strict=True))
+            report.say("training", f"{name}: largest difference to the CPU's parameters", error, error < 1e-4)
+            error = max(abs(a - b) for a, b in zip(losses, of_gpu, strict=True))
+            report.say("training", f"{name}: largest difference to the CPU's losses", error, error < 1e-4)
+
+        report.attempt("training", name, check)
+
+
+def _speed(report: Report) -> None:
+    def limits() -> None:
+        for name, value in speed.ceilings().items():
+            report.say("speed", name, value)
+
+    def bandwidths() -> None:
+        for name, value in speed.kernel_bandwidths():
+            report.say("speed", f"{name}, TB/s", value)
+
+    report.attempt("speed", "ceilings", limits)
+    report.attempt("speed", "bandwidths", bandwidths)
+    for name in ("mlp", "resnet18"):
+        for library in ("dtrain", "torch"):
+
+            def steps(name: str = name, library: str = library) -> None:
+                report.say("speed", f"{name}, {library}, steps/s", speed.steps_per_second(name, library))
+
+            report.attempt("speed", f"{name}, {library}", steps)
+
+
+def main() -> int:
+    """Check, and return how many checks went wrong."""
+    parser = argparse.ArgumentParser(
+        "python -m dtrain.gpucheck", description="Checks and measures the CUDA backend on the GPU of this machine."
+    )
+    parser.add_argument("--json", type=Path, help="write all results into this file, as they come")
+    options = parser.parse_args()
+    try:
+        cupy = require()
+    except ValueError as error:
+        sys.exit(str(error))
+    report = Report(options.json)
+    _versions(report, cupy)
+    _kernels(report, cupy)
+    _training(report)
+    _speed(report)
+    report.say("summary", "checks that went wrong", report.failed)
+    return min(report.failed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
