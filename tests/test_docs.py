@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+import dtrain
+
 ROOT = Path(__file__).parents[1]
 (RECIPE,) = re.findall(r"^\t\$\(BIN\)/python (.* pdoc .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
 # Methods of these are those of NumPy's arrays, as the class says.
@@ -57,6 +59,30 @@ def test_every_package_is_in_the_reference() -> None:
         for file in (ROOT / top).rglob("__init__.py")
     }
     assert packages - set(pages()) == INTERNAL
+
+
+#: What they take and give is up to what is in them.
+CONTAINERS = {
+    "Container",
+    "Module",
+    "ModuleDict",
+    "ModuleList",
+    "ParameterDict",
+    "ParameterList",
+    "RNNBase",
+    "Sequential",
+}
+
+
+def test_every_layer_says_its_shapes_and_what_it_raises() -> None:
+    missing = []
+    for name in dtrain.nn.__all__:
+        thing = getattr(dtrain.nn, name)
+        if inspect.isclass(thing) and issubclass(thing, dtrain.nn.Module):
+            text = thing.__doc__ or ""
+            if "Raises" not in text or name not in CONTAINERS and not ("->" in text or "shape" in text):
+                missing.append(name)
+    assert not missing
 
 
 def test_everything_public_has_a_docstring_with_content() -> None:

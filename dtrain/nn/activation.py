@@ -44,7 +44,10 @@ __all__ = [
 
 
 class CELU(Module):
-    """x where x > 0, else alpha (exp(x / alpha) - 1) (Barron, arXiv:1704.07483)."""
+    """x where x > 0, else alpha (exp(x / alpha) - 1) (Barron, arXiv:1704.07483).  (*) -> the same
+
+    Raises ValueError for alpha 0, TypeError for integers.
+    """
 
     def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
         super().__init__()
@@ -59,7 +62,10 @@ class CELU(Module):
 
 
 class ELU(Module):
-    """x where x > 0, else alpha (exp(x) - 1) (Clevert et al., arXiv:1511.07289)."""
+    """x where x > 0, else alpha (exp(x) - 1) (Clevert et al., arXiv:1511.07289).  (*) -> the same
+
+    Raises TypeError for integers.
+    """
 
     def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
         super().__init__()
@@ -74,7 +80,10 @@ class ELU(Module):
 
 
 class GELU(Module):
-    """x * Phi(x), Phi the normal distribution function; approximate="tanh" for its usual approximation."""
+    """x * Phi(x), Phi the normal distribution function; approximate="tanh" for its usual approximation.
+
+    (*) -> the same. Raises ValueError for another approximate, TypeError for integers.
+    """
 
     def __init__(self, approximate: str = "none") -> None:
         super().__init__()
@@ -88,7 +97,10 @@ class GELU(Module):
 
 
 class GLU(Module):
-    """a / (1 + exp(-b)), a and b the halves of the input along dim (Dauphin et al., arXiv:1612.08083)."""
+    """a / (1 + exp(-b)), a and b the halves of the input along dim (Dauphin et al., arXiv:1612.08083).
+
+    With 2 n elements along dim -> n. Raises ValueError where their number is odd, IndexError for no such dim.
+    """
 
     def __init__(self, dim: int = -1) -> None:
         super().__init__()
@@ -102,7 +114,7 @@ class GLU(Module):
 
 
 class Hardshrink(Module):
-    """x where |x| > lambd, else 0."""
+    """x where |x| > lambd, else 0.  (*) -> the same. Raises nothing of its own."""
 
     def __init__(self, lambd: float = 0.5) -> None:
         super().__init__()
@@ -116,7 +128,7 @@ class Hardshrink(Module):
 
 
 class Hardsigmoid(Module):
-    """min(max(x + 3, 0), 6) / 6, elementwise."""
+    """min(max(x + 3, 0), 6) / 6, elementwise.  (*) -> the same. Raises nothing of its own."""
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
@@ -127,7 +139,10 @@ class Hardsigmoid(Module):
 
 
 class Hardswish(Module):
-    """x min(max(x + 3, 0), 6) / 6 (Howard et al., arXiv:1905.02244)."""
+    """x min(max(x + 3, 0), 6) / 6 (Howard et al., arXiv:1905.02244).  (*) -> the same
+
+    Raises TypeError for integers.
+    """
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
@@ -138,7 +153,7 @@ class Hardswish(Module):
 
 
 class Hardtanh(Module):
-    """x limited to [min_val, max_val]."""
+    """x limited to [min_val, max_val].  (*) -> the same. Raises ValueError where min_val is larger than max_val."""
 
     def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> None:
         super().__init__()
@@ -154,7 +169,7 @@ class Hardtanh(Module):
 
 
 class LeakyReLU(Module):
-    """x where x > 0, else negative_slope * x (Maas et al., ICML 2013)."""
+    """x where x > 0, else negative_slope * x (Maas et al., ICML 2013).  (*) -> the same. Raises nothing of its own."""
 
     def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
         super().__init__()
@@ -169,14 +184,14 @@ class LeakyReLU(Module):
 
 
 class LogSigmoid(Module):
-    """log(1 / (1 + exp(-x))), elementwise."""
+    """log(1 / (1 + exp(-x))), elementwise.  (*) -> the same. Raises TypeError for integers."""
 
     def forward(self, input: Tensor) -> Tensor:
         return logsigmoid(input)
 
 
 class Mish(Module):
-    """x tanh(log(1 + exp(x))) (Misra, arXiv:1908.08681)."""
+    """x tanh(log(1 + exp(x))) (Misra, arXiv:1908.08681).  (*) -> the same. Raises TypeError for integers."""
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
@@ -187,7 +202,10 @@ class Mish(Module):
 
 
 class RReLU(Module):
-    """x where x > 0, else a x; a is drawn from [lower, upper) in training, else their mean (arXiv:1505.00853)."""
+    """x where x > 0, else a x; a is drawn from [lower, upper) in training, else their mean (arXiv:1505.00853).
+
+    (*) -> the same. Raises ValueError where lower is larger than upper.
+    """
 
     def __init__(self, lower: float = 1 / 8, upper: float = 1 / 3, inplace: bool = False) -> None:
         super().__init__()
@@ -203,7 +221,7 @@ class RReLU(Module):
 
 
 class ReLU(Module):
-    """max(x, 0), elementwise. `inplace` is accepted for PyTorch's sake."""
+    """max(x, 0), elementwise. `inplace` is accepted for PyTorch's sake.  (*) -> the same. Raises nothing of its own."""
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
@@ -214,7 +232,7 @@ class ReLU(Module):
 
 
 class ReLU6(Module):
-    """min(max(x, 0), 6), elementwise (Howard et al., arXiv:1704.04861)."""
+    """min(max(x, 0), 6), elementwise (Howard et al., arXiv:1704.04861).  (*) -> the same. Raises nothing of its own."""
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
@@ -225,7 +243,10 @@ class ReLU6(Module):
 
 
 class SELU(Module):
-    """1.0507 x where x > 0, else 1.0507 * 1.6733 (exp(x) - 1) (Klambauer et al., arXiv:1706.02515)."""
+    """1.0507 x where x > 0, else 1.0507 * 1.6733 (exp(x) - 1) (Klambauer et al., arXiv:1706.02515).  (*) -> the same
+
+    Raises TypeError for integers.
+    """
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
@@ -236,7 +257,10 @@ class SELU(Module):
 
 
 class SiLU(Module):
-    """x / (1 + exp(-x)), also called swish (Hendrycks and Gimpel, arXiv:1606.08415)."""
+    """x / (1 + exp(-x)), also called swish (Hendrycks and Gimpel, arXiv:1606.08415).  (*) -> the same
+
+    Raises TypeError for integers.
+    """
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
@@ -247,14 +271,17 @@ class SiLU(Module):
 
 
 class Sigmoid(Module):
-    """1 / (1 + exp(-x)), elementwise."""
+    """1 / (1 + exp(-x)), elementwise.  (*) -> the same. Raises nothing of its own."""
 
     def forward(self, input: Tensor) -> Tensor:
         return sigmoid(input)
 
 
 class Softplus(Module):
-    """log(1 + exp(beta x)) / beta, x itself where beta x > threshold (Dugas et al., NIPS 2000)."""
+    """log(1 + exp(beta x)) / beta, x itself where beta x > threshold (Dugas et al., NIPS 2000).  (*) -> the same
+
+    Raises TypeError for integers.
+    """
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
         super().__init__()
@@ -269,7 +296,7 @@ class Softplus(Module):
 
 
 class Softshrink(Module):
-    """x moved towards 0 by lambd, 0 where |x| <= lambd."""
+    """x moved towards 0 by lambd, 0 where |x| <= lambd.  (*) -> the same. Raises ValueError for lambd < 0."""
 
     def __init__(self, lambd: float = 0.5) -> None:
         super().__init__()
@@ -283,28 +310,28 @@ class Softshrink(Module):
 
 
 class Softsign(Module):
-    """x / (1 + |x|), elementwise."""
+    """x / (1 + |x|), elementwise.  (*) -> the same. Raises nothing of its own."""
 
     def forward(self, input: Tensor) -> Tensor:
         return softsign(input)
 
 
 class Tanh(Module):
-    """The hyperbolic tangent, elementwise."""
+    """The hyperbolic tangent, elementwise.  (*) -> the same. Raises nothing of its own."""
 
     def forward(self, input: Tensor) -> Tensor:
         return tanh(input)
 
 
 class Tanhshrink(Module):
-    """x - tanh(x), elementwise."""
+    """x - tanh(x), elementwise.  (*) -> the same. Raises nothing of its own."""
 
     def forward(self, input: Tensor) -> Tensor:
         return tanhshrink(input)
 
 
 class Threshold(Module):
-    """x where x > threshold, else value."""
+    """x where x > threshold, else value.  (*) -> the same. Raises nothing of its own."""
 
     def __init__(self, threshold: float, value: float, inplace: bool = False) -> None:
         super().__init__()
@@ -320,9 +347,10 @@ class Threshold(Module):
 
 
 class PReLU(Module):
-    """x where x > 0, else weight * x (He et al., arXiv:1502.01852).
+    """x where x > 0, else weight * x (He et al., arXiv:1502.01852).  (N, C, *) -> the same
 
-    weight (num_parameters,), learned, begins at init: one for all channels, or one for each.
+    weight (num_parameters,), learned, begins at init: one for all channels, or one for each. Raises ValueError where
+    the input has another number of channels.
     """
 
     def __init__(

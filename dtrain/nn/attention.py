@@ -19,11 +19,11 @@ class MultiheadAttention(Module):
     """Attention of several heads (Vaswani et al., arXiv:1706.03762); formula: `F.multi_head_attention_forward`.
 
     MultiheadAttention(embed_dim, num_heads, dropout=0.0, bias=True, add_bias_kv=False, add_zero_attn=False, kdim=None,
-    vdim=None, batch_first=False). in_proj_weight: (3 E, E), or for other sizes of keys and values q_proj_weight:
-    (E, E), k_proj_weight: (E, kdim) and v_proj_weight: (E, vdim), drawn by xavier_uniform_; in_proj_bias: (3 E,) and
+    vdim=None, batch_first=False). in_proj_weight: (3 E, E), or for other sizes of keys and values q_proj_weight: (E,
+    E), k_proj_weight: (E, kdim) and v_proj_weight: (E, vdim), drawn by xavier_uniform_; in_proj_bias: (3 E,) and
     out_proj.bias: (E,) start at 0; out_proj: Linear(E, E); add_bias_kv: bias_k, bias_v: (1, 1, E), drawn by
     xavier_normal_. dropout: of the weights, in training. Raises ValueError for an embed_dim that num_heads does not
-    divide.
+    divide. forward: query (L, N, E), key (S, N, kdim), value (S, N, vdim) -> (L, N, E) and the weights (N, L, S).
     """
 
     def __init__(

@@ -92,7 +92,10 @@ class _Numbered(Module):
 
 
 class Sequential(_Numbered):
-    """Modules applied one after the other: Sequential(a, b) or Sequential({"first": a, "second": b})."""
+    """Modules applied one after the other: Sequential(a, b) or Sequential({"first": a, "second": b}).
+
+    Raises TypeError for what is no Module, IndexError for an index beyond its ends.
+    """
 
     def __init__(self, *modules: Any) -> None:
         super().__init__()
@@ -145,7 +148,10 @@ def _times(number: Any) -> int:
 
 
 class ModuleList(_Numbered):
-    """A list of modules whose parameters are found. [a, b] + [c], append, extend, insert and pop as of a list."""
+    """A list of modules whose parameters are found. [a, b] + [c], append, extend, insert and pop as of a list.
+
+    Raises TypeError for what is no Module, IndexError for an index beyond its ends.
+    """
 
     def __init__(self, modules: Iterable[Module] | None = None) -> None:
         super().__init__()

@@ -177,7 +177,8 @@ def _output_padding(
 class Conv1d(_Forward):
     """Cross-correlation of sequences: `Conv2d` in one dimension.  (N, in_channels, L) -> (N, out_channels, OL)
 
-    weight: (out_channels, in_channels / groups, K).
+    weight: (out_channels, in_channels / groups, K). Raises ValueError for groups that do not divide the channels,
+    another number of channels, and a kernel larger than the padded input.
     """
 
     dimensions = 1
@@ -199,7 +200,8 @@ class Conv2d(_Forward):
 class Conv3d(_Forward):
     """Cross-correlation of volumes: `Conv2d` in three dimensions.  (N, I, D, H, W) -> (N, O, OD, OH, OW)
 
-    weight: (out_channels, in_channels / groups, KD, KH, KW).
+    weight: (out_channels, in_channels / groups, KD, KH, KW). Raises ValueError for groups that do not divide the
+    channels, another number of channels, and a kernel larger than the padded input.
     """
 
     dimensions = 3
@@ -208,7 +210,8 @@ class Conv3d(_Forward):
 class ConvTranspose1d(_Transposed):
     """The transpose of `Conv1d`: `ConvTranspose2d` in one dimension.  (N, in_channels, L) -> (N, out_channels, OL)
 
-    weight: (in_channels, out_channels / groups, K).
+    weight: (in_channels, out_channels / groups, K). Raises ValueError for groups that do not divide the channels, and
+    for another number of channels.
     """
 
     dimensions = 1
@@ -229,7 +232,8 @@ class ConvTranspose2d(_Transposed):
 class ConvTranspose3d(_Transposed):
     """The transpose of `Conv3d`: `ConvTranspose2d` in three dimensions.  (N, I, D, H, W) -> (N, O, OD, OH, OW)
 
-    weight: (in_channels, out_channels / groups, KD, KH, KW).
+    weight: (in_channels, out_channels / groups, KD, KH, KW). Raises ValueError for groups that do not divide the
+    channels, and for another number of channels.
     """
 
     dimensions = 3

@@ -10,7 +10,10 @@ __all__ = ["CosineSimilarity", "PairwiseDistance"]
 
 
 class CosineSimilarity(Module):
-    """x1 x2 / (max(|x1|, eps) max(|x2|, eps)), summed over dim.  Two tensors that broadcast -> theirs without dim"""
+    """x1 x2 / (max(|x1|, eps) max(|x2|, eps)), summed over dim.  Two tensors that broadcast -> theirs without dim
+
+    Raises ValueError where they do not, IndexError for no such dim.
+    """
 
     def __init__(self, dim: int = 1, eps: float = 1e-8) -> None:
         super().__init__()
@@ -23,7 +26,7 @@ class CosineSimilarity(Module):
 class PairwiseDistance(Module):
     """The norm of order p of x1 - x2 + eps over the last dimension.  (N, D) or (D,), twice -> (N,) or ()
 
-    keepdim leaves a last dimension of one.
+    keepdim leaves a last dimension of one. Raises ValueError for shapes that do not broadcast.
     """
 
     def __init__(self, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> None:

@@ -15,7 +15,7 @@ __all__ = ["AlphaDropout", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "Fe
 class Dropout(Module):
     """In training, zero elements with probability p and scale the others by 1 / (1 - p) (Srivastava et al., JMLR 2014).
 
-    `inplace` is accepted for PyTorch's sake. Raises ValueError for p outside [0, 1].
+    (*) -> the same. `inplace` is accepted for PyTorch's sake. Raises ValueError for p outside [0, 1].
     """
 
     function: ClassVar[Callable[..., Any]] = staticmethod(dropout)
@@ -34,30 +34,45 @@ class Dropout(Module):
 
 
 class Dropout1d(Dropout):
-    """`Dropout` of whole channels.  input: (N, C, L) or (C, L)"""
+    """`Dropout` of whole channels.  input: (N, C, L) or (C, L) -> the same
+
+    Raises ValueError for p outside [0, 1] and other dimensions.
+    """
 
     function = staticmethod(dropout1d)
 
 
 class Dropout2d(Dropout):
-    """`Dropout` of whole channels.  input: (N, C, H, W) or (N, C, L) (Tompson et al., arXiv:1411.4280)"""
+    """`Dropout` of whole channels.  input: (N, C, H, W) or (N, C, L) (Tompson et al., arXiv:1411.4280) -> the same
+
+    Raises ValueError for p outside [0, 1] and for fewer than 2 dimensions; others than these warn.
+    """
 
     function = staticmethod(dropout2d)
 
 
 class Dropout3d(Dropout):
-    """`Dropout` of whole channels.  input: (N, C, D, H, W) or (C, D, H, W)"""
+    """`Dropout` of whole channels.  input: (N, C, D, H, W) or (C, D, H, W) -> the same
+
+    Raises ValueError for p outside [0, 1] and for fewer than 2 dimensions; others than these warn.
+    """
 
     function = staticmethod(dropout3d)
 
 
 class AlphaDropout(Dropout):
-    """Dropout to SELU's negative limit, which keeps mean 0 and variance 1 (Klambauer et al., arXiv:1706.02515)."""
+    """Dropout to SELU's negative limit, which keeps mean 0 and variance 1 (Klambauer et al., arXiv:1706.02515).
+
+    (*) -> the same. Raises ValueError for p outside [0, 1].
+    """
 
     function = staticmethod(alpha_dropout)
 
 
 class FeatureAlphaDropout(Dropout):
-    """`AlphaDropout` of whole channels.  input: (N, C, ...)"""
+    """`AlphaDropout` of whole channels.  input: (N, C, ...) -> the same
+
+    Raises ValueError for p outside [0, 1] and for fewer than 2 dimensions.
+    """
 
     function = staticmethod(feature_alpha_dropout)

@@ -70,7 +70,8 @@ class Embedding(_Table):
     """A table of vectors looked up by number.  (...) of ints -> (..., embedding_dim)
 
     weight: (num_embeddings, embedding_dim), normal with variance 1; the row padding_idx is zero and stays so. max_norm,
-    norm_type, scale_grad_by_freq: see `dtrain.ops.embedding.embedding`; sparse changes nothing.
+    norm_type, scale_grad_by_freq: see `dtrain.ops.embedding.embedding`; sparse changes nothing. Raises IndexError for
+    numbers outside of the table, TypeError for floats, ValueError for a padding_idx outside.
     """
 
     def __init__(
@@ -122,7 +123,8 @@ class EmbeddingBag(_Table):
     """Sums, means or maxima of vectors looked up by number.  (bags, n) of ints, or (N,) and offsets -> (bags, D)
 
     weight: (num_embeddings, embedding_dim), normal with variance 1; the row padding_idx is zero, stays so and is not
-    counted. What the arguments do: see `dtrain.ops.embedding_bag.embedding_bag`.
+    counted. What the arguments do: see `dtrain.ops.embedding_bag.embedding_bag`. Raises IndexError for numbers outside
+    of the table, ValueError for other dimensions.
     """
 
     def __init__(

@@ -13,7 +13,10 @@ __all__ = ["Flatten", "Unflatten"]
 
 
 class Flatten(Module):
-    """Dimensions start_dim to end_dim (inclusive) made one.  (N, C, H, W) -> (N, C * H * W)"""
+    """Dimensions start_dim to end_dim (inclusive) made one.  (N, C, H, W) -> (N, C * H * W)
+
+    Raises ValueError where end_dim comes before start_dim.
+    """
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
         super().__init__()
@@ -24,7 +27,10 @@ class Flatten(Module):
 
 
 class Unflatten(Module):
-    """Dimension dim as several of unflattened_size, one of which may be -1."""
+    """Dimension dim as several of unflattened_size, one of which may be -1.  (*, n, *) -> (*, *unflattened_size, *)
+
+    Raises ValueError for sizes that do not make n, IndexError for no such dim.
+    """
 
     def __init__(self, dim: int, unflattened_size: Sequence[int]) -> None:
         super().__init__()

@@ -106,20 +106,20 @@ class InstanceNorm1d(_InstanceNorm):
     """(x - mean) / sqrt(var + eps) per sample and channel.  (N, C, L) or (C, L) -> the same
 
     weight and bias, at first 1 and 0, with affine; running statistics only with track_running_stats. Ulyanov et al.,
-    arXiv:1607.08022.
+    arXiv:1607.08022. Raises ValueError for other dimensions or channels, and for one element per channel.
     """
 
     dimensions = 2
 
 
 class InstanceNorm2d(_InstanceNorm):
-    """`InstanceNorm1d` for (N, C, H, W) or (C, H, W)."""
+    """`InstanceNorm1d` for (N, C, H, W) or (C, H, W) -> the same. Raises as it does: ValueError."""
 
     dimensions = 3
 
 
 class InstanceNorm3d(_InstanceNorm):
-    """`InstanceNorm1d` for (N, C, D, H, W) or (C, D, H, W)."""
+    """`InstanceNorm1d` for (N, C, D, H, W) or (C, D, H, W) -> the same. Raises as it does: ValueError."""
 
     dimensions = 4
 
@@ -127,7 +127,8 @@ class InstanceNorm3d(_InstanceNorm):
 class RMSNorm(Module):
     """x / sqrt(mean(x^2) + eps) * weight over the last dimensions (Zhang and Sennrich, arXiv:1910.07467).
 
-    weight: normalized_shape, at first 1, with elementwise_affine. eps: the dtype's machine epsilon unless given.
+    weight: normalized_shape, at first 1, with elementwise_affine. eps: the dtype's machine epsilon unless given. Raises
+    ValueError for an input whose last dimensions are others.
     """
 
     def __init__(
@@ -151,7 +152,10 @@ class RMSNorm(Module):
 
 
 class LocalResponseNorm(Module):
-    """x / (k + alpha mean of x^2 over `size` neighbouring channels)^beta (Krizhevsky et al., NIPS 2012)."""
+    """x / (k + alpha mean of x^2 over `size` neighbouring channels)^beta (Krizhevsky et al., NIPS 2012).
+
+    (N, C, L, ...) -> the same. Raises ValueError for fewer than 3 dimensions and size < 1.
+    """
 
     def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
         super().__init__()

@@ -24,7 +24,10 @@ def init_like_linear(weight: Parameter, bias: Parameter | None) -> None:
 
 
 class Identity(Module):
-    """The input itself. Arguments are accepted and ignored, so that it can stand in for any layer."""
+    """The input itself. Arguments are accepted and ignored, so that it can stand in for any layer.  (*) -> the same
+
+    Raises nothing.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -36,8 +39,9 @@ class Identity(Module):
 class Linear(Module):
     """y = x W^T + b.  x: (..., in_features) -> (..., out_features)
 
-    weight: (out_features, in_features), bias: (out_features,); both start uniform on
-    [-1 / sqrt(in_features), 1 / sqrt(in_features)). bias=False leaves b out.
+    weight: (out_features, in_features), bias: (out_features,); both start uniform on [-1 / sqrt(in_features), 1 /
+    sqrt(in_features)). bias=False leaves b out. Raises ValueError for another last dimension, TypeError for another
+    dtype than that of the weight.
     """
 
     def __init__(

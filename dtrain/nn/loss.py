@@ -47,7 +47,8 @@ __all__ = [
 class CrossEntropyLoss(Module):
     """-log softmax(input)[target], averaged.  input (N, C, ...), target (N, ...) of class numbers -> ()
 
-    weight: (C,) class weights; targets equal to ignore_index count nothing; see `F.cross_entropy`.
+    weight: (C,) class weights; targets equal to ignore_index count nothing; see `F.cross_entropy`. Raises ValueError
+    for shapes that do not fit, IndexError for targets outside [0, C), TypeError for other dtypes.
     """
 
     def __init__(
@@ -70,7 +71,8 @@ class CrossEntropyLoss(Module):
 class CTCLoss(Module):
     """-log of the probability of the targets over all alignments.  log_probs (T, N, C), targets (N, S) -> ()
 
-    See `F.ctc_loss`: lengths in frames and labels, blank, zero_infinity, errors.
+    See `F.ctc_loss`: lengths in frames and labels, blank, zero_infinity, errors. Raises ValueError for lengths that are
+    too large.
     """
 
     def __init__(self, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False) -> None:
@@ -84,7 +86,7 @@ class CTCLoss(Module):
 
 
 class MSELoss(Module):
-    """(input - target)^2, averaged over all elements.  Two tensors of one shape -> ()"""
+    """(input - target)^2, averaged over all elements.  Two of one shape -> (). Raises ValueError for others."""
 
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
@@ -97,7 +99,8 @@ class MSELoss(Module):
 class BCEWithLogitsLoss(Module):
     """Binary cross-entropy of logistic(input), averaged.  Two tensors of one shape -> ()
 
-    weight multiplies the losses, pos_weight the part of the positive targets; both broadcast.
+    weight multiplies the losses, pos_weight the part of the positive targets; both broadcast. Raises ValueError for
+    other shapes.
     """
 
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean", pos_weight: Tensor | None = None) -> None:
@@ -114,7 +117,10 @@ class BCEWithLogitsLoss(Module):
 
 
 class BCELoss(Module):
-    """Binary cross-entropy of probabilities, averaged; see `F.binary_cross_entropy`.  Two tensors of one shape -> ()"""
+    """Binary cross-entropy of probabilities, averaged; see `F.binary_cross_entropy`.  Two tensors of one shape -> ()
+
+    Raises RuntimeError for elements outside [0, 1], ValueError for other shapes.
+    """
 
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean") -> None:
         super().__init__()
@@ -130,7 +136,8 @@ class BCELoss(Module):
 class GaussianNLLLoss(Module):
     """The negative log-likelihood of normal distributions with the means input and variances var.  Three tensors -> ()
 
-    full adds log(2 pi) / 2, eps is the least variance; see `F.gaussian_nll_loss`.
+    full adds log(2 pi) / 2, eps is the least variance; see `F.gaussian_nll_loss`. Raises ValueError for negative
+    variances and shapes that do not fit.
     """
 
     def __init__(self, *, full: bool = False, eps: float = 1e-6, reduction: str = "mean") -> None:
@@ -144,7 +151,10 @@ class GaussianNLLLoss(Module):
 
 
 class HingeEmbeddingLoss(Module):
-    """x where the target is 1, max(0, margin - x) where it is -1, averaged.  Two tensors of one shape -> ()"""
+    """x where the target is 1, max(0, margin - x) where it is -1, averaged.  Two tensors of one shape -> ()
+
+    Raises ValueError for shapes that do not broadcast.
+    """
 
     def __init__(self, margin: float = 1.0, reduction: str = "mean") -> None:
         super().__init__()
@@ -175,7 +185,8 @@ class HuberLoss(Module):
 class KLDivLoss(Module):
     """t (log t - input), averaged: the divergence of Kullback and Leibler with reduction="batchmean".
 
-    input: log-probabilities, target: probabilities t, or their logarithms with log_target, of one shape -> ()
+    input: log-probabilities, target: probabilities t, or their logarithms with log_target, of one shape -> (). Raises
+    ValueError unless they fit.
     """
 
     def __init__(self, reduction: str = "mean", log_target: bool = False) -> None:
@@ -188,7 +199,7 @@ class KLDivLoss(Module):
 
 
 class L1Loss(Module):
-    """|input - target|, averaged over all elements.  Two tensors of one shape -> ()"""
+    """|input - target|, averaged over all elements.  Two tensors of one shape -> (). Raises ValueError for others."""
 
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
@@ -201,7 +212,7 @@ class L1Loss(Module):
 class MultiLabelMarginLoss(Module):
     """Margins between the classes that the target lists and the others.  input, target: (N, C) or (C,) -> ()
 
-    See `F.multilabel_margin_loss`.
+    See `F.multilabel_margin_loss`. Raises ValueError for other shapes.
     """
 
     def __init__(self, reduction: str = "mean") -> None:
@@ -213,7 +224,10 @@ class MultiLabelMarginLoss(Module):
 
 
 class MultiLabelSoftMarginLoss(Module):
-    """Binary cross-entropy with logits, its mean over classes, averaged.  input, target: (N, C) or (C,) -> ()"""
+    """Binary cross-entropy with logits, its mean over classes, averaged.  input, target: (N, C) or (C,) -> ()
+
+    Raises ValueError for shapes that do not broadcast.
+    """
 
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean") -> None:
         super().__init__()
@@ -248,7 +262,10 @@ class MultiMarginLoss(Module):
 
 
 class NLLLoss(Module):
-    """-input[n, target[n]] of log-probabilities; see `F.nll_loss`.  input (N, C, ...), target (N, ...) -> ()"""
+    """-input[n, target[n]] of log-probabilities; see `F.nll_loss`.  input (N, C, ...), target (N, ...) -> ()
+
+    Raises ValueError for shapes that do not fit, IndexError for targets outside [0, C).
+    """
 
     def __init__(self, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean") -> None:
         super().__init__()
@@ -263,7 +280,10 @@ class NLLLoss(Module):
 
 
 class PoissonNLLLoss(Module):
-    """The negative log-likelihood of Poisson distributions, see `F.poisson_nll_loss`.  Two of one shape -> ()"""
+    """The negative log-likelihood of Poisson distributions, see `F.poisson_nll_loss`.  Two of one shape -> ()
+
+    Raises ValueError for shapes that do not broadcast.
+    """
 
     def __init__(self, log_input: bool = True, full: bool = False, eps: float = 1e-8, reduction: str = "mean") -> None:
         super().__init__()
@@ -281,7 +301,7 @@ class PoissonNLLLoss(Module):
 class SmoothL1Loss(Module):
     """d^2 / (2 beta) where |d| < beta, else |d| - beta / 2, averaged; d = input - target.
 
-    Two tensors of one shape -> () (Girshick, arXiv:1504.08083).
+    Two tensors of one shape -> () (Girshick, arXiv:1504.08083). Raises ValueError for other shapes and beta < 0.
     """
 
     def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
@@ -294,7 +314,7 @@ class SmoothL1Loss(Module):
 
 
 class SoftMarginLoss(Module):
-    """log(1 + exp(-t x)), averaged; t of 1 and -1.  Two tensors of one shape -> ()"""
+    """log(1 + exp(-t x)), averaged; t of 1 and -1.  Two tensors of one shape -> (). Raises ValueError for others."""
 
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
@@ -305,7 +325,10 @@ class SoftMarginLoss(Module):
 
 
 class MarginRankingLoss(Module):
-    """max(0, margin - t (x1 - x2)), averaged; t of 1 (x1 should be the larger) and -1.  Three of one shape -> ()"""
+    """max(0, margin - t (x1 - x2)), averaged; t of 1 (x1 should be the larger) and -1.  Three of one shape -> ()
+
+    Raises ValueError for shapes that do not broadcast.
+    """
 
     def __init__(self, margin: float = 0.0, reduction: str = "mean") -> None:
         super().__init__()
@@ -318,7 +341,7 @@ class MarginRankingLoss(Module):
 class CosineEmbeddingLoss(MarginRankingLoss):
     """1 - cos(x1, x2) where the target is 1, max(0, cos(x1, x2) - margin) where it is -1, averaged.
 
-    x1, x2: (N, D) or (D,), target: (N,) or () -> ()
+    x1, x2: (N, D) or (D,), target: (N,) or () -> (). Raises ValueError for shapes that do not broadcast.
     """
 
     def forward(self, input1: Tensor, input2: Tensor, target: Tensor) -> Tensor:
@@ -344,7 +367,10 @@ class TripletMarginLoss(Module):
 
 
 class TripletMarginWithDistanceLoss(Module):
-    """`TripletMarginLoss` with another distance, a function of two tensors. Raises ValueError unless margin > 0."""
+    """`TripletMarginLoss` with another distance, a function of two tensors. Raises ValueError unless margin > 0.
+
+    anchor, positive, negative: (N, D) -> ()
+    """
 
     def __init__(
         self,

@@ -25,9 +25,10 @@ __all__ = ["IncompatibleKeys", "Module"]
 class Module(Hooked, Stateful):
     """Base of all layers and models; subclass it, make layers in `__init__`, use them in `forward`.
 
-    The attributes of an instance are the only record: those of type Parameter are its parameters,
-    those of type Module its children, those named by `register_buffer` (or assigned as `nn.Buffer`) its buffers.
-    What is called around `forward` is in hooks.py, what makes and loads state dicts in state.py.
+    The attributes of an instance are the only record: those of type Parameter are its parameters, those of type Module
+    its children, those named by `register_buffer` (or assigned as `nn.Buffer`) its buffers. What is called around
+    `forward` is in hooks.py, what makes and loads state dicts in state.py. Raises NotImplementedError when it is called
+    without a `forward`.
     """
 
     training = True

@@ -75,9 +75,10 @@ class _BatchNorm(Module):
 class BatchNorm1d(_BatchNorm):
     """(x - mean) / sqrt(var + eps) * weight + bias per feature.  (N, C) or (N, C, L) -> the same
 
-    weight, bias: (num_features,), at first 1 and 0. In training mean and var are those of the batch
-    (of the microbatch, under DistributedDataParallel), and the running statistics, used in evaluation,
-    move to them by `momentum` (None: their plain average). Ioffe and Szegedy, arXiv:1502.03167.
+    weight, bias: (num_features,), at first 1 and 0. In training mean and var are those of the batch (of the microbatch,
+    under DistributedDataParallel), and the running statistics, used in evaluation, move to them by `momentum` (None:
+    their plain average). Ioffe and Szegedy, arXiv:1502.03167. Raises ValueError for other dimensions or channels, and
+    in training for one value per channel.
     """
 
     dimensions = (2, 3)
@@ -86,16 +87,17 @@ class BatchNorm1d(_BatchNorm):
 class BatchNorm2d(_BatchNorm):
     """(x - mean) / sqrt(var + eps) * weight + bias per channel.  (N, C, H, W) -> the same
 
-    weight, bias: (num_features,), at first 1 and 0. In training mean and var are those of the batch
-    (of the microbatch, under DistributedDataParallel), and the running statistics, used in evaluation,
-    move to them by `momentum` (None: their plain average). Ioffe and Szegedy, arXiv:1502.03167.
+    weight, bias: (num_features,), at first 1 and 0. In training mean and var are those of the batch (of the microbatch,
+    under DistributedDataParallel), and the running statistics, used in evaluation, move to them by `momentum` (None:
+    their plain average). Ioffe and Szegedy, arXiv:1502.03167. Raises ValueError for other dimensions or channels, and
+    in training for one value per channel.
     """
 
     dimensions = (4,)
 
 
 class BatchNorm3d(_BatchNorm):
-    """`BatchNorm2d` for (N, C, D, H, W)."""
+    """`BatchNorm2d` for (N, C, D, H, W) -> the same. Raises as it does: ValueError."""
 
     dimensions = (5,)
 
@@ -111,7 +113,8 @@ class SyncBatchNorm(_BatchNorm):
     when the model is called with the first, and their backward passes after the last `backward()`. For
     this the model's inputs must come from the DataLoader untouched: transforms belong into the data set or the model.
 
-    process_group: None; the statistics are those of all ranks. Anything else raises ValueError.
+    process_group: None; the statistics are those of all ranks. Raises ValueError for anything else, and for one value
+    per channel in the microbatches of a step together.
     """
 
     #: Set by DistributedDataParallel while it calls the model: a row of numbers in, those of all microbatches out.
@@ -174,8 +177,8 @@ def _check_group(process_group: Any) -> None:
 class LayerNorm(Module):
     """(x - mean) / sqrt(var + eps) * weight + bias over the last dimensions.  (..., *normalized_shape) -> the same
 
-    weight, bias: normalized_shape, at first 1 and 0; left out with elementwise_affine=False or bias=False.
-    Ba, Kiros and Hinton, arXiv:1607.06450.
+    weight, bias: normalized_shape, at first 1 and 0; left out with elementwise_affine=False or bias=False. Ba, Kiros
+    and Hinton, arXiv:1607.06450. Raises ValueError for an input whose last dimensions are others.
     """
 
     def __init__(

@@ -36,36 +36,40 @@ class _Pad(Module):
 
 
 class ZeroPad1d(_Pad):
-    """Zeros around (N, C, L).
+    """Zeros around (N, C, L) -> (N, C, L + left + right)
 
-    padding: a number, or (left, right). See `F.pad`.
+    padding: a number, or (left, right). See `F.pad`. Negative padding crops. Raises ValueError where nothing is left,
+    and for too few dimensions.
     """
 
     dimensions = 1
 
 
 class ZeroPad2d(_Pad):
-    """Zeros around (N, C, H, W).
+    """Zeros around (N, C, H, W) -> (N, C, H + top + bottom, W + left + right)
 
-    padding: a number, or (left, right, top, bottom). See `F.pad`.
+    padding: a number, or (left, right, top, bottom). See `F.pad`. Negative padding crops. Raises ValueError where
+    nothing is left, and for too few dimensions.
     """
 
     dimensions = 2
 
 
 class ZeroPad3d(_Pad):
-    """Zeros around (N, C, D, H, W).
+    """Zeros around (N, C, D, H, W) -> (N, C, D + front + back, H + top + bottom, W + left + right)
 
-    padding: a number, or (left, right, top, bottom, front, back). See `F.pad`.
+    padding: a number, or (left, right, top, bottom, front, back). See `F.pad`. Negative padding crops. Raises
+    ValueError where nothing is left, and for too few dimensions.
     """
 
     dimensions = 3
 
 
 class ConstantPad1d(_Pad):
-    """A value around (N, C, L).
+    """A value around (N, C, L) -> (N, C, L + left + right)
 
-    padding: a number, or (left, right). See `F.pad`.
+    padding: a number, or (left, right). See `F.pad`. Negative padding crops. Raises ValueError where nothing is left,
+    and for too few dimensions.
     """
 
     dimensions = 1
@@ -76,9 +80,10 @@ class ConstantPad1d(_Pad):
 
 
 class ConstantPad2d(_Pad):
-    """A value around (N, C, H, W).
+    """A value around (N, C, H, W) -> (N, C, H + top + bottom, W + left + right)
 
-    padding: a number, or (left, right, top, bottom). See `F.pad`.
+    padding: a number, or (left, right, top, bottom). See `F.pad`. Negative padding crops. Raises ValueError where
+    nothing is left, and for too few dimensions.
     """
 
     dimensions = 2
@@ -89,9 +94,10 @@ class ConstantPad2d(_Pad):
 
 
 class ConstantPad3d(_Pad):
-    """A value around (N, C, D, H, W).
+    """A value around (N, C, D, H, W) -> (N, C, D + front + back, H + top + bottom, W + left + right)
 
-    padding: a number, or (left, right, top, bottom, front, back). See `F.pad`.
+    padding: a number, or (left, right, top, bottom, front, back). See `F.pad`. Negative padding crops. Raises
+    ValueError where nothing is left, and for too few dimensions.
     """
 
     dimensions = 3
@@ -102,9 +108,10 @@ class ConstantPad3d(_Pad):
 
 
 class ReflectionPad1d(_Pad):
-    """The elements before them, without the edge around (N, C, L).
+    """The elements reflected at the edge, around (N, C, L) -> (N, C, L + left + right)
 
-    padding: a number, or (left, right). See `F.pad`.
+    padding: a number, or (left, right). See `F.pad`. Raises ValueError for other dimensions, and for padding of a whole
+    dimension or more.
     """
 
     dimensions = 1
@@ -112,9 +119,10 @@ class ReflectionPad1d(_Pad):
 
 
 class ReflectionPad2d(_Pad):
-    """The elements before them, without the edge around (N, C, H, W).
+    """The elements reflected at the edge, around (N, C, H, W) -> (N, C, H + top + bottom, W + left + right)
 
-    padding: a number, or (left, right, top, bottom). See `F.pad`.
+    padding: a number, or (left, right, top, bottom). See `F.pad`. Raises ValueError for other dimensions, and for
+    padding of a whole dimension or more.
     """
 
     dimensions = 2
@@ -122,9 +130,11 @@ class ReflectionPad2d(_Pad):
 
 
 class ReflectionPad3d(_Pad):
-    """The elements before them, without the edge around (N, C, D, H, W).
+    """The elements reflected at the edge, around (N, C, D, H, W).
 
-    padding: a number, or (left, right, top, bottom, front, back). See `F.pad`.
+    -> (N, C, D + front + back, H + top + bottom, W + left + right).
+    padding: a number, or (left, right, top, bottom, front, back). See `F.pad`. Raises ValueError for other dimensions,
+    and for padding of a whole dimension or more.
     """
 
     dimensions = 3
@@ -132,9 +142,9 @@ class ReflectionPad3d(_Pad):
 
 
 class ReplicationPad1d(_Pad):
-    """The edge around (N, C, L).
+    """The edge repeated around (N, C, L) -> (N, C, L + left + right)
 
-    padding: a number, or (left, right). See `F.pad`.
+    padding: a number, or (left, right). See `F.pad`. Raises ValueError for other dimensions.
     """
 
     dimensions = 1
@@ -142,9 +152,9 @@ class ReplicationPad1d(_Pad):
 
 
 class ReplicationPad2d(_Pad):
-    """The edge around (N, C, H, W).
+    """The edge repeated around (N, C, H, W) -> (N, C, H + top + bottom, W + left + right)
 
-    padding: a number, or (left, right, top, bottom). See `F.pad`.
+    padding: a number, or (left, right, top, bottom). See `F.pad`. Raises ValueError for other dimensions.
     """
 
     dimensions = 2
@@ -152,9 +162,9 @@ class ReplicationPad2d(_Pad):
 
 
 class ReplicationPad3d(_Pad):
-    """The edge around (N, C, D, H, W).
+    """The edge repeated around (N, C, D, H, W) -> (N, C, D + front + back, H + top + bottom, W + left + right)
 
-    padding: a number, or (left, right, top, bottom, front, back). See `F.pad`.
+    padding: a number, or (left, right, top, bottom, front, back). See `F.pad`. Raises ValueError for other dimensions.
     """
 
     dimensions = 3
@@ -162,9 +172,10 @@ class ReplicationPad3d(_Pad):
 
 
 class CircularPad1d(_Pad):
-    """The elements of the other end around (N, C, L).
+    """The elements of the other end around (N, C, L) -> (N, C, L + left + right)
 
-    padding: a number, or (left, right). See `F.pad`.
+    padding: a number, or (left, right). See `F.pad`. Raises ValueError for other dimensions, and for more padding than
+    a dimension has elements.
     """
 
     dimensions = 1
@@ -172,9 +183,10 @@ class CircularPad1d(_Pad):
 
 
 class CircularPad2d(_Pad):
-    """The elements of the other end around (N, C, H, W).
+    """The elements of the other end around (N, C, H, W) -> (N, C, H + top + bottom, W + left + right)
 
-    padding: a number, or (left, right, top, bottom). See `F.pad`.
+    padding: a number, or (left, right, top, bottom). See `F.pad`. Raises ValueError for other dimensions, and for more
+    padding than a dimension has elements.
     """
 
     dimensions = 2
@@ -184,7 +196,9 @@ class CircularPad2d(_Pad):
 class CircularPad3d(_Pad):
     """The elements of the other end around (N, C, D, H, W).
 
-    padding: a number, or (left, right, top, bottom, front, back). See `F.pad`.
+    -> (N, C, D + front + back, H + top + bottom, W + left + right).
+    padding: a number, or (left, right, top, bottom, front, back). See `F.pad`. Raises ValueError for other dimensions,
+    and for more padding than a dimension has elements.
     """
 
     dimensions = 3

@@ -49,8 +49,8 @@ class _Holder(Module):
 class ParameterList(_Holder):
     """A list of parameters that are found, under the names "0", "1", ...; tensors become parameters.
 
-    Other values may be in it, too; only parameters are trained, moved and saved. Raises IndexError for an index
-    beyond its ends.
+    Other values may be in it, too; only parameters are trained, moved and saved. Raises IndexError for an index beyond
+    its ends.
     """
 
     def __init__(self, values: Iterable[Any] | None = None) -> None:

@@ -51,7 +51,10 @@ class _MaxPool(_Windows):
 
 
 class MaxPool1d(_MaxPool):
-    """The maximum over windows: `MaxPool2d` in one dimension.  (N, C, L) -> (N, C, OL)"""
+    """The maximum over windows: `MaxPool2d` in one dimension.  (N, C, L) -> (N, C, OL)
+
+    Raises ValueError for other dimensions, a window larger than the padded input, and padding above half of it.
+    """
 
     function = staticmethod(max_pooling.max_pool1d)
 
@@ -59,15 +62,19 @@ class MaxPool1d(_MaxPool):
 class MaxPool2d(_MaxPool):
     """The maximum over windows.  (N, C, H, W) -> (N, C, OH, OW); stride defaults to kernel_size.
 
-    OH = (H + 2 padding - dilation (kernel_size - 1) - 1) // stride + 1, rounded up with ceil_mode. return_indices:
-    also where the maxima are, for `MaxUnpool2d`.
+    OH = (H + 2 padding - dilation (kernel_size - 1) - 1) // stride + 1, rounded up with ceil_mode. return_indices: also
+    where the maxima are, for `MaxUnpool2d`. Raises ValueError for other dimensions, a window larger than the padded
+    input, and padding above half of it.
     """
 
     function = staticmethod(max_pooling.max_pool2d)
 
 
 class MaxPool3d(_MaxPool):
-    """The maximum over windows: `MaxPool2d` in three dimensions.  (N, C, D, H, W) -> (N, C, OD, OH, OW)"""
+    """The maximum over windows: `MaxPool2d` in three dimensions.  (N, C, D, H, W) -> (N, C, OD, OH, OW)
+
+    Raises ValueError for other dimensions, a window larger than the padded input, and padding above half of it.
+    """
 
     function = staticmethod(max_pooling.max_pool3d)
 
@@ -78,7 +85,10 @@ class _MaxUnpool(_Windows):
 
 
 class MaxUnpool1d(_MaxUnpool):
-    """Maxima where they were: `MaxUnpool2d` in one dimension.  (N, C, L) -> (N, C, OL)"""
+    """Maxima where they were: `MaxUnpool2d` in one dimension.  (N, C, L) -> (N, C, OL)
+
+    Raises as `MaxUnpool2d` does: ValueError, IndexError.
+    """
 
     function = staticmethod(max_pooling.max_unpool1d)
 
@@ -87,19 +97,27 @@ class MaxUnpool2d(_MaxUnpool):
     """The maxima of `MaxPool2d` where they were, zeros elsewhere.  (N, C, H, W) -> (N, C, OH, OW)
 
     OH = (H - 1) stride + kernel_size - 2 padding. Called with the indices, and output_size where OH is another one.
+    Raises ValueError for indices of another shape and an impossible output_size, IndexError for indices outside of the
+    image.
     """
 
     function = staticmethod(max_pooling.max_unpool2d)
 
 
 class MaxUnpool3d(_MaxUnpool):
-    """Maxima where they were: `MaxUnpool2d` in three dimensions.  (N, C, D, H, W) -> (N, C, OD, OH, OW)"""
+    """Maxima where they were: `MaxUnpool2d` in three dimensions.  (N, C, D, H, W) -> (N, C, OD, OH, OW)
+
+    Raises as `MaxUnpool2d` does: ValueError, IndexError.
+    """
 
     function = staticmethod(max_pooling.max_unpool3d)
 
 
 class AvgPool1d(_Windows):
-    """The mean over windows: `AvgPool2d` in one dimension.  (N, C, L) -> (N, C, OL)"""
+    """The mean over windows: `AvgPool2d` in one dimension.  (N, C, L) -> (N, C, OL)
+
+    Raises ValueError for other dimensions, a window larger than the padded input, and padding above half of it.
+    """
 
     def __init__(
         self,
@@ -141,14 +159,19 @@ class _AvgPool(_Windows):
 class AvgPool2d(_AvgPool):
     """The mean over windows.  (N, C, H, W) -> (N, C, OH, OW); stride defaults to kernel_size.
 
-    count_include_pad: whether padding counts as zeros. divisor_override: divide by this instead.
+    count_include_pad: whether padding counts as zeros. divisor_override: divide by this instead. Raises ValueError for
+    other dimensions, a window larger than the padded input, and padding above half of it; and for a divisor_override of
+    0.
     """
 
     function = staticmethod(pooling.avg_pool2d)
 
 
 class AvgPool3d(_AvgPool):
-    """The mean over windows: `AvgPool2d` in three dimensions.  (N, C, D, H, W) -> (N, C, OD, OH, OW)"""
+    """The mean over windows: `AvgPool2d` in three dimensions.  (N, C, D, H, W) -> (N, C, OD, OH, OW)
+
+    Raises ValueError for other dimensions, a window larger than the padded input, and padding above half of it.
+    """
 
     function = staticmethod(pooling.avg_pool3d)
 
@@ -168,19 +191,28 @@ class _LPPool(Module):
 
 
 class LPPool1d(_LPPool):
-    """The p-norm over windows: `LPPool2d` in one dimension.  (N, C, L) -> (N, C, OL)"""
+    """The p-norm over windows: `LPPool2d` in one dimension.  (N, C, L) -> (N, C, OL)
+
+    Raises as `LPPool2d` does: ValueError.
+    """
 
     function = staticmethod(pooling.lp_pool1d)
 
 
 class LPPool2d(_LPPool):
-    """(sum over the window of x**p)**(1 / p), p = norm_type.  (N, C, H, W) -> (N, C, OH, OW)"""
+    """(sum over the window of x**p)**(1 / p), p = norm_type.  (N, C, H, W) -> (N, C, OH, OW)
+
+    Raises ValueError for other dimensions, a window larger than the image, and norm_type 0.
+    """
 
     function = staticmethod(pooling.lp_pool2d)
 
 
 class LPPool3d(_LPPool):
-    """The p-norm over windows: `LPPool2d` in three dimensions.  (N, C, D, H, W) -> (N, C, OD, OH, OW)"""
+    """The p-norm over windows: `LPPool2d` in three dimensions.  (N, C, D, H, W) -> (N, C, OD, OH, OW)
+
+    Raises as `LPPool2d` does: ValueError.
+    """
 
     function = staticmethod(pooling.lp_pool3d)
 
@@ -200,19 +232,28 @@ class _Adaptive(Module):
 
 
 class AdaptiveAvgPool1d(_Adaptive):
-    """Means over output_size bins that cover the sequence.  (N, C, L) -> (N, C, output_size)"""
+    """Means over output_size bins that cover the sequence.  (N, C, L) -> (N, C, output_size)
+
+    N may be left out. Raises ValueError for other dimensions, and for bins below 0.
+    """
 
     function = staticmethod(pooling.adaptive_avg_pool1d)
 
 
 class AdaptiveAvgPool2d(_Adaptive):
-    """Means over output_size bins that cover the image; None keeps a size.  (N, C, H, W) -> (N, C, *output_size)"""
+    """Means over output_size bins that cover the image; None keeps a size.  (N, C, H, W) -> (N, C, *output_size)
+
+    N may be left out. Raises ValueError for other dimensions, and for bins below 0.
+    """
 
     function = staticmethod(pooling.adaptive_avg_pool2d)
 
 
 class AdaptiveAvgPool3d(_Adaptive):
-    """Means over output_size bins that cover the volume.  (N, C, D, H, W) -> (N, C, *output_size)"""
+    """Means over output_size bins that cover the volume.  (N, C, D, H, W) -> (N, C, *output_size)
+
+    N may be left out. Raises ValueError for other dimensions, and for bins below 0.
+    """
 
     function = staticmethod(pooling.adaptive_avg_pool3d)
 
@@ -227,7 +268,10 @@ class _AdaptiveMaxPool(_Adaptive):
 
 
 class AdaptiveMaxPool1d(_AdaptiveMaxPool):
-    """Maxima over output_size bins that cover the sequence.  (N, C, L) -> (N, C, output_size)"""
+    """Maxima over output_size bins that cover the sequence.  (N, C, L) -> (N, C, output_size)
+
+    N may be left out. Raises ValueError for other dimensions, and for bins below 0.
+    """
 
     function = staticmethod(max_pooling.adaptive_max_pool1d)
 
@@ -235,14 +279,18 @@ class AdaptiveMaxPool1d(_AdaptiveMaxPool):
 class AdaptiveMaxPool2d(_AdaptiveMaxPool):
     """Maxima over output_size bins that cover the image; None keeps a size.  (N, C, H, W) -> (N, C, *output_size)
 
-    return_indices: also where the maxima are.
+    return_indices: also where the maxima are. N may be left out. Raises ValueError for other dimensions, and for bins
+    below 0.
     """
 
     function = staticmethod(max_pooling.adaptive_max_pool2d)
 
 
 class AdaptiveMaxPool3d(_AdaptiveMaxPool):
-    """Maxima over output_size bins that cover the volume.  (N, C, D, H, W) -> (N, C, *output_size)"""
+    """Maxima over output_size bins that cover the volume.  (N, C, D, H, W) -> (N, C, *output_size)
+
+    N may be left out. Raises ValueError for other dimensions, and for bins below 0.
+    """
 
     function = staticmethod(max_pooling.adaptive_max_pool3d)
 
@@ -293,7 +341,10 @@ class FractionalMaxPool2d(_FractionalMaxPool):
 
 
 class FractionalMaxPool3d(_FractionalMaxPool):
-    """`FractionalMaxPool2d` in three dimensions.  (N, C, D, H, W) -> (N, C, *output_size)"""
+    """`FractionalMaxPool2d` in three dimensions.  (N, C, D, H, W) -> (N, C, *output_size)
+
+    Raises ValueError unless one of output_size and output_ratio is given, and for regions that do not fit.
+    """
 
     dimensions = 3
     function = staticmethod(max_pooling.fractional_max_pool3d)

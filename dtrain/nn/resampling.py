@@ -17,7 +17,10 @@ __all__ = [
 
 
 class ChannelShuffle(Module):
-    """Channels of groups interleaved.  (N, C, *) -> (N, C, *). See `F.channel_shuffle`."""
+    """Channels of groups interleaved.  (N, C, *) -> (N, C, *). See `F.channel_shuffle`.
+
+    Raises ValueError unless groups divide C.
+    """
 
     def __init__(self, groups: int) -> None:
         super().__init__()
@@ -31,7 +34,10 @@ class ChannelShuffle(Module):
 
 
 class PixelShuffle(Module):
-    """Channels become pixels.  (*, C r^2, H, W) -> (*, C, H r, W r). See `F.pixel_shuffle`."""
+    """Channels become pixels.  (*, C r^2, H, W) -> (*, C, H r, W r). See `F.pixel_shuffle`.
+
+    Raises ValueError unless r^2 divides the channels.
+    """
 
     def __init__(self, upscale_factor: int) -> None:
         super().__init__()
@@ -45,7 +51,10 @@ class PixelShuffle(Module):
 
 
 class PixelUnshuffle(Module):
-    """Pixels become channels.  (*, C, H r, W r) -> (*, C r^2, H, W). See `F.pixel_unshuffle`."""
+    """Pixels become channels.  (*, C, H r, W r) -> (*, C r^2, H, W). See `F.pixel_unshuffle`.
+
+    Raises ValueError unless r divides the sizes.
+    """
 
     def __init__(self, downscale_factor: int) -> None:
         super().__init__()
@@ -59,7 +68,10 @@ class PixelUnshuffle(Module):
 
 
 class Fold(Module):
-    """Columns added up to images.  (N, C kh kw, L) -> (N, C, *output_size). See `F.fold`."""
+    """Columns added up to images.  (N, C kh kw, L) -> (N, C, *output_size). See `F.fold`.
+
+    Raises ValueError for another number of columns, or rows that the kernel does not divide.
+    """
 
     def __init__(
         self, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
@@ -79,7 +91,10 @@ class Fold(Module):
 
 
 class Unfold(Module):
-    """Windows of images as columns.  (N, C, H, W) -> (N, C kh kw, L). See `F.unfold`."""
+    """Windows of images as columns.  (N, C, H, W) -> (N, C kh kw, L). See `F.unfold`.
+
+    Raises ValueError for other dimensions, and for windows larger than the padded image.
+    """
 
     def __init__(self, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> None:
         super().__init__()
@@ -93,7 +108,10 @@ class Unfold(Module):
 
 
 class Upsample(Module):
-    """Resampled to size, or by scale_factor.  (N, C, *S) -> (N, C, *size). See `F.interpolate`."""
+    """Resampled to size, or by scale_factor.  (N, C, *S) -> (N, C, *size). See `F.interpolate`.
+
+    Raises ValueError unless one of size and scale_factor is given, and for an unknown mode.
+    """
 
     def __init__(
         self,
@@ -118,14 +136,14 @@ class Upsample(Module):
 
 
 class UpsamplingNearest2d(Upsample):
-    """Each pixel repeated.  (N, C, H, W) -> (N, C, *size)"""
+    """Each pixel repeated.  (N, C, H, W) -> (N, C, *size). Raises as `Upsample` does."""
 
     def __init__(self, size: Any = None, scale_factor: Any = None) -> None:
         super().__init__(size, scale_factor)
 
 
 class UpsamplingBilinear2d(Upsample):
-    """Bilinear, with align_corners.  (N, C, H, W) -> (N, C, *size)"""
+    """Bilinear, with align_corners.  (N, C, H, W) -> (N, C, *size). Raises as `Upsample` does."""
 
     def __init__(self, size: Any = None, scale_factor: Any = None) -> None:
         super().__init__(size, scale_factor, "bilinear", True)

@@ -24,11 +24,11 @@ _GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}
 class RNNBase(Module):
     """What RNN, LSTM and GRU share: the parameters of layers and directions, and the way through them.
 
-    mode: "RNN_TANH", "RNN_RELU", "LSTM" or "GRU". Layer k has weight_ih_lk: (gates H, inputs), weight_hh_lk:
-    (gates H, H), and with bias also bias_ih_lk and bias_hh_lk: (gates H,); with bidirectional also the same with
-    `_reverse` at the end. All start uniform on [-1 / sqrt(H), 1 / sqrt(H)). H: hidden_size; the inputs of the
-    layers after the first are the outputs of both directions. Raises ValueError for sizes below 1 and for dropout
-    outside [0, 1], TypeError for sizes that are no int.
+    mode: "RNN_TANH", "RNN_RELU", "LSTM" or "GRU". Layer k has weight_ih_lk: (gates H, inputs), weight_hh_lk: (gates H,
+    H), and with bias also bias_ih_lk and bias_hh_lk: (gates H,); with bidirectional also the same with `_reverse` at
+    the end. All start uniform on [-1 / sqrt(H), 1 / sqrt(H)). H: hidden_size; the inputs of the layers after the first
+    are the outputs of both directions. Raises ValueError for sizes below 1 and for dropout outside [0, 1], TypeError
+    for sizes that are no int.
     """
 
     def __init__(
@@ -220,8 +220,8 @@ class RNN(RNNBase):
 
     RNN(input_size, hidden_size, num_layers=1, nonlinearity="tanh", bias=True, batch_first=False, dropout=0.0,
     bidirectional=False); nonlinearity may be "relu". Weights: see RNNBase, with one gate. forward(input, h_0=None)
-    returns output (T, N, directions * H) and h_n (layers * directions, N, H); see RNNBase.forward. dropout acts
-    between layers, in training. Raises ValueError for another nonlinearity.
+    -> output (T, N, directions * H) and h_n (layers * directions, N, H); see RNNBase.forward. dropout acts between
+    layers, in training. Raises ValueError for another nonlinearity.
     """
 
     def __init__(
@@ -251,9 +251,10 @@ class LSTM(RNNBase):
 
     i, f, o = sigmoid, g = tanh of W_ih x_t + b_ih + W_hh h_(t-1) + b_hh; c_t = f c_(t-1) + i g; h_t = o tanh(c_t).
     LSTM(input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False,
-    proj_size=0). Weights: see RNNBase, with four gates in the order i, f, g, o. With proj_size P > 0, h_t is
-    multiplied by weight_hr_lk: (P, H), and all states h are of size P (Sak et al., arXiv:1402.1128).
-    forward(input, (h_0, c_0)=None) returns output (T, N, directions * P) and (h_n, c_n); see RNNBase.forward.
+    proj_size=0). Weights: see RNNBase, with four gates in the order i, f, g, o. With proj_size P > 0, h_t is multiplied
+    by weight_hr_lk: (P, H), and all states h are of size P (Sak et al., arXiv:1402.1128). forward(input, (h_0,
+    c_0)=None) -> output (T, N, directions * P) and (h_n, c_n); see RNNBase.forward. Raises RuntimeError for
+    another input size or initial state, ValueError for other dimensions and for sizes that make no sense.
     """
 
     def __init__(
@@ -284,10 +285,11 @@ class LSTM(RNNBase):
 class GRU(RNNBase):
     """Gated recurrent units (Cho et al., arXiv:1406.1078), the reset gate applied after the product.
 
-    r, z = sigmoid(W_ih x_t + b_ih + W_hh h + b_hh); n = tanh(W_in x_t + b_in + r (W_hn h + b_hn));
-    h_t = (1 - z) n + z h, where h is h_(t-1). GRU(input_size, hidden_size, num_layers=1, bias=True,
-    batch_first=False, dropout=0.0, bidirectional=False). Weights: see RNNBase, with three gates in the order r, z, n.
-    forward(input, h_0=None) returns output (T, N, directions * H) and h_n; see RNNBase.forward.
+    r, z = sigmoid(W_ih x_t + b_ih + W_hh h + b_hh); n = tanh(W_in x_t + b_in + r (W_hn h + b_hn)); h_t = (1 - z) n + z
+    h, where h is h_(t-1). GRU(input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0,
+    bidirectional=False). Weights: see RNNBase, with three gates in the order r, z, n. forward(input, h_0=None) ->
+    output (T, N, directions * H) and h_n; see RNNBase.forward. Raises RuntimeError for another input size or initial
+    state, ValueError for other dimensions and for sizes that make no sense.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class Softmax(Module):
 
 
 class LogSoftmax(Module):
-    """x - log(sum(exp(x))) along dim, as of `Softmax`.  (...) -> the same"""
+    """x - log(sum(exp(x))) along dim, as of `Softmax`.  (...) -> the same. Raises IndexError for no such dim."""
 
     def __init__(self, dim: int | None = None) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class LogSoftmax(Module):
 
 
 class Softmin(Module):
-    """exp(-x) / sum(exp(-x)) along dim, as of `Softmax`.  (...) -> the same"""
+    """exp(-x) / sum(exp(-x)) along dim, as of `Softmax`.  (...) -> the same. Raises IndexError for no such dim."""
 
     def __init__(self, dim: int | None = None) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Softmin(Module):
 
 
 class Softmax2d(Module):
-    """`Softmax` over channels.  input: (N, C, H, W) or (C, H, W). Raises ValueError for other dimensions."""
+    """`Softmax` over channels.  (N, C, H, W) or (C, H, W) -> the same. Raises ValueError for other dimensions."""
 
     def forward(self, input: Tensor) -> Tensor:
         if input.ndim not in (3, 4):

@@ -90,8 +90,9 @@ class TransformerEncoderLayer(_Layer):
 
     Vaswani et al., arXiv:1706.03762. TransformerEncoderLayer(d_model, nhead, dim_feedforward=2048, dropout=0.1,
     activation=F.relu, layer_norm_eps=1e-5, batch_first=False, norm_first=False, bias=True). activation: a function,
-    "relu" or "gelu". norm_first: x + attention(norm(x)) instead, and so on. dropout: of attention weights, of what
-    each block adds, and after the activation.
+    "relu" or "gelu". norm_first: x + attention(norm(x)) instead, and so on. dropout: of attention weights, of what each
+    block adds, and after the activation. Raises ValueError where nhead does not divide d_model and for another d_model,
+    RuntimeError for an unknown activation.
     """
 
     def __init__(
@@ -134,7 +135,8 @@ class TransformerEncoderLayer(_Layer):
 class TransformerDecoderLayer(_Layer):
     """x = norm(x + attention(x)), norm(x + attention(x, memory)), norm(x + linear2(activation(linear1(x)))).
 
-    Arguments as of TransformerEncoderLayer. tgt: (T, N, d_model), memory: (S, N, d_model) -> (T, N, d_model)
+    Arguments as of TransformerEncoderLayer. tgt: (T, N, d_model), memory: (S, N, d_model) -> (T, N, d_model). Raises
+    ValueError where nhead does not divide d_model, and for shapes that do not fit.
     """
 
     def __init__(
@@ -188,7 +190,8 @@ class TransformerDecoderLayer(_Layer):
 class TransformerEncoder(Module):
     """num_layers copies of encoder_layer, one after another, then norm if there is one.  (S, N, E) -> the same
 
-    The copies start with the same weights. enable_nested_tensor and mask_check are accepted for PyTorch's sake.
+    The copies start with the same weights. enable_nested_tensor and mask_check are accepted for PyTorch's sake. Raises
+    what the layers raise: ValueError for another E.
     """
 
     def __init__(
@@ -220,7 +223,8 @@ class TransformerEncoder(Module):
 class TransformerDecoder(Module):
     """num_layers copies of decoder_layer, one after another, then norm if there is one.
 
-    tgt: (T, N, E), memory: (S, N, E) -> (T, N, E). The copies start with the same weights.
+    tgt: (T, N, E), memory: (S, N, E) -> (T, N, E). The copies start with the same weights. Raises what the layers
+    raise: ValueError for another E.
     """
 
     def __init__(self, decoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:

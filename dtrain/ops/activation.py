@@ -58,10 +58,12 @@ def sigmoid(x: Any) -> Any:
 def gelu(input: Any, approximate: str = "none") -> Any:  # noqa: A002
     """x * Phi(x), Phi the normal distribution function (Hendrycks and Gimpel, arXiv:1606.08415).
 
-    approximate="tanh": 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))). Raises ValueError for other names.
+    approximate="tanh": 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))). Raises ValueError for other names,
+    TypeError for integers.
     """
     if approximate not in ("none", "tanh"):
         raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
+    only_floats("gelu", input)
     return _gelu(input) if approximate == "none" else _gelu_tanh(input)
 
 

@@ -103,6 +103,8 @@ def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float 
     """x / (k + alpha mean of x^2 over `size` neighbouring channels)^beta (Krizhevsky et al., 2012). (N, C, L, ...)"""
     if input.ndim < 3:
         raise ValueError(f"local_response_norm needs an input of shape (N, C, L, ...), got {input.shape}")
+    if size < 1:
+        raise ValueError(f"local_response_norm: size must be at least 1, got {size}")
     if not input.array.size:
         return input
     square = input * input

@@ -246,3 +246,16 @@ def test_a_whole_cnn_takes_an_empty_batch():
 def test_bad_options(make):
     with pytest.raises(ValueError, match="must|no row"):
         make()
+
+
+@pytest.mark.parametrize(
+    "name", ["CELU", "ELU", "GELU", "GLU", "Hardswish", "LogSigmoid", "Mish", "SELU", "SiLU", "Softplus"]
+)
+def test_activations_of_floats_refuse_integers(name: str) -> None:
+    with pytest.raises(TypeError, match=f"(?i){name}.* needs a floating-point tensor, got int64"):
+        getattr(dtrain.nn, name)()(dtrain.ones(2, dtype=dtrain.int64))
+
+
+def test_local_response_norm_of_no_channels_is_refused() -> None:
+    with pytest.raises(ValueError, match="local_response_norm: size must be at least 1, got 0"):
+        nn.LocalResponseNorm(0)(dtrain.ones(1, 2, 3))
