@@ -9,9 +9,11 @@ import os
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from dtrain.backend.libraries import versions
 from dtrain.backend.random import manual_seed
 from dtrain.comm import Communicator, MPICommunicator, SingleCommunicator, SurvivingCommunicator
 from launch.environment import World, launched_world, may_lose_ranks
@@ -101,6 +103,8 @@ class Job:
         self.comm.on_threads = self._keep_threads
         self.comm.on_stoppable = lambda stoppable: stop_on_signals(self.comm, stoppable)
         self.comm.settle_microbatches(self.size if microbatches is None else microbatches)
+        if self.size > 1:
+            _warn_of_other_libraries(self.comm)
         if threads is not None and self.local_rank == 0:
             warn_if_crowded(threads, self.local_size, self._cores[self.rank], self.host)
         tell(STARTED)
@@ -239,6 +243,24 @@ def _timeout_of_environment() -> float:
         return float(text)
     except ValueError:
         raise ValueError(f"DTRAIN_TIMEOUT must be a number of seconds, 0 for no limit, got {text!r}") from None
+
+
+def _warn_of_other_libraries(comm: Communicator) -> None:
+    """Say so where ranks compute with different libraries, or on other processors: their bits may differ, too."""
+    here = {name: version for name, version in versions().items() if name != "python"}
+    of_ranks = comm.all_gather_object(here)
+    different = []
+    for name, first in of_ranks[0].items():
+        other = next((rank for rank, found in enumerate(of_ranks) if found[name] != first), None)
+        if other is not None:
+            different.append(f"{name}: rank 0 has {first}, rank {other} {of_ranks[other][name]}")
+    if different and comm.rank == 0:
+        warnings.warn(
+            f"ranks compute with different libraries or processors ({'; '.join(different)}): the bits of the run "
+            "depend on which rank computes what, and so on the number of ranks; install the same versions everywhere, "
+            "or set DTRAIN_ONEDNN=0 on all ranks where only some have oneDNN",
+            stacklevel=3,
+        )
 
 
 def _check_agreement(comm: Communicator, **arguments: object) -> None:

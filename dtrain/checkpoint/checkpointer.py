@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import functools
 import os
-import platform
 import sys
 import threading
 from collections.abc import Callable
@@ -14,9 +12,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 from safetensors.numpy import load as load_arrays
-from threadpoolctl import threadpool_info
 
-from dtrain.backend import Array, cpu
+from dtrain.backend import Array
+from dtrain.backend.libraries import versions
 from dtrain.backend.random import key
 from dtrain.checkpoint.capsule import describe_failure, newest_before
 from dtrain.checkpoint.files import Damaged, checkpoints, prepare, prune, read, write
@@ -209,9 +207,9 @@ class Checkpointer:
                 if wrong:
                     more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
                     raise ValueError(f"{where} does not fit {which}: {'; '.join(wrong[:5])}{more}")
-        if content["versions"] != _versions():
-            made = {n: content["versions"].get(n, "unknown") for n in _versions()}
-            changed = [f"{n} {v}" for n, v in made.items() if _versions()[n] != v]
+        if content["versions"] != versions():
+            made = {n: content["versions"].get(n, "unknown") for n in versions()}
+            changed = [f"{n} {v}" for n, v in made.items() if versions()[n] != v]
             self._say(f"{where} was made with {', '.join(changed)}: the last bits may differ from now on")
 
     def _keep_threads(self, threads: int | None) -> None:
@@ -303,7 +301,7 @@ class Checkpointer:
             "random": {name: value for name, value in vars(key).items() if name != "microbatch"},
             "objects": {name: pack(thing.state_dict(), name, arrays) for name, thing in things},
             "positions": {name: pack(t.position, name, {}) for name, t in things if hasattr(t, "position")},
-            "versions": _versions(),
+            "versions": versions(),
         }
         return content, arrays
 
@@ -386,12 +384,3 @@ class Checkpointer:
 
 def _shapes(state: dict[str, Any]) -> dict[str, str]:
     return {name: f"{value.dtype} {tuple(value.shape)}" for name, value in state.items()}
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    """What the last bits of results can depend on."""
-    infos = [b for b in threadpool_info() if b["user_api"] == "blas"]
-    blas = [f"{b['internal_api']} {b['version']} {b.get('architecture', '')}" for b in infos]
-    found = {"python": platform.python_version(), "numpy": np.__version__, "blas": ", ".join(sorted(blas))}
-    return found | {"oneDNN": cpu.version() or "none"}

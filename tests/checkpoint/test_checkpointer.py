@@ -334,8 +334,8 @@ def test_threads_and_random_streams_are_kept(tmp_path: Path, capsys: pytest.Capt
 def test_another_format_and_other_versions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    versions = checkpointer._versions()
-    monkeypatch.setattr(checkpointer, "_versions", lambda: {**versions, "numpy": "1.0"})
+    versions = checkpointer.versions()
+    monkeypatch.setattr(checkpointer, "versions", lambda: {**versions, "numpy": "1.0"})
     train(SingleCommunicator(), tmp_path, steps=1)
     monkeypatch.undo()
     train(SingleCommunicator(), tmp_path, steps=2)

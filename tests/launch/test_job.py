@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from threadpoolctl import threadpool_limits
 
+from dtrain.backend import cpu
 from dtrain.backend.random import key, manual_seed
 from launch import Job
 from launch.environment import World, launched_world
@@ -192,3 +193,23 @@ def test_ranks_that_disagree(tmp_path: Path) -> None:
     ended = run("mpirun", script, tmp_path)
     assert ended.code != 0
     assert ended.output.count("ranks disagree about seed: rank 0: 0, rank 2: 7; pass") == 1
+
+
+@needs_mpi
+@pytest.mark.parametrize("rank", [1, 7], ids=["one without oneDNN", "all alike"])
+def test_ranks_with_other_libraries_are_named(tmp_path: Path, rank: int) -> None:
+    script = f"""
+        import os
+        from launch.environment import launched_world
+
+        if launched_world().rank == {rank}:
+            os.environ["DTRAIN_ONEDNN"] = "0"
+        import launch
+
+        launch.Job()
+    """
+    ended = run("mpirun", script, tmp_path)
+    assert ended.code == 0, ended.output
+    named = re.findall(r"different libraries or processors \(oneDNN: rank 0 has [\d.]+, rank 1 none\)", ended.output)
+    assert len(named) == (cpu.available() and rank == 1)
+    assert named or "libraries" not in ended.output
