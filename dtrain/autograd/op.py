@@ -162,12 +162,16 @@ def to_lower(a: Any, dtype: np.dtype) -> Any:
 def _in_float32(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """What the function gives for arrays of which some are of two-byte floats.
 
-    Its value is rounded to such numbers, unless another array of dimensions is of wider ones.
+    Its value is rounded to such numbers, unless another array of dimensions is of wider ones, or the caller asks for
+    another dtype.
     """
     dtypes = [getattr(a, "dtype", None) for a in args]
     floats = [(a.ndim > 0, d) for a, d in zip(args, dtypes, strict=True) if isinstance(d, np.dtype) and is_float(d)]
     large = {d for has, d in floats if has} or {d for _, d in floats}
     dtype = large.pop() if len(large) == 1 else np.dtype(np.float32)
+    for a in (*args, *kwargs.values()):
+        if isinstance(a, np.dtype) or isinstance(a, type) and issubclass(a, np.generic):
+            dtype = np.dtype(a)  # the caller has asked for it: softmax(x, 1, dtype=float32)
     value, pullbacks = function(*map(widened, args), **kwargs)
     several = value.__class__ is tuple
     if dtype in HALVES:

@@ -217,3 +217,18 @@ def test_a_mask_is_filled_in_bfloat16() -> None:
     assert x.masked_fill(mask, float("-inf")).tolist() == [-np.inf, 1, -np.inf]
     assert x.masked_fill(mask, -1e30).dtype == dtrain.bfloat16
     assert x.index_fill(0, dtrain.tensor([1]), 2.5).tolist() == [1, 2.5, 1]
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "sum", "mean", "prod", "cumsum"])
+@pytest.mark.parametrize("asked", ["float32", "float64", None])
+def test_a_dtype_that_is_asked_for_is_given(torch: Any, name: str, asked: str | None) -> None:
+    values, of_y, results = array(3, 5), array(3, 5), []
+    for library, tensor in ((dtrain, dtrain.tensor), (torch, torch.tensor)):
+        x = tensor(values).to(library.bfloat16).requires_grad_()
+        y = getattr(library, name)(x, 1, dtype=getattr(library, asked) if asked else None)
+        y.backward(tensor(of_y if y.ndim == 2 else of_y[:, 0]).to(y.dtype))
+        results.append((str(y.dtype).removeprefix("torch."), y.detach().float().numpy(), x.grad.float().numpy()))
+    (dtype, value, grad), (wanted, expected, expected_grad) = results
+    assert dtype == wanted
+    np.testing.assert_allclose(value, expected, rtol=1e-6 if asked else 2e-2, atol=1e-6 if asked else 2e-2)
+    np.testing.assert_allclose(grad, expected_grad, rtol=2e-2, atol=2e-2)
