@@ -90,7 +90,7 @@ def _gelu_tanh(x: Any) -> Any:
 
 @op
 def silu(input: Any, inplace: bool = False) -> Any:  # noqa: A002
-    """x / (1 + exp(-x)), also called swish (Hendrycks and Gimpel, arXiv:1606.08415)."""
+    """x / (1 + exp(-x)), also called swish (Hendrycks and Gimpel, arXiv:1606.08415). Raises TypeError for integers."""
     only_floats("silu", input)
     s = _logistic(input)
     y = input * s
@@ -102,6 +102,7 @@ def mish(input: Any, inplace: bool = False) -> Any:  # noqa: A002
     """x tanh(log(1 + exp(x))) (Misra, arXiv:1908.08681).
 
     With e = exp(x) and n = e (e + 2) the hyperbolic tangent is n / (n + 2), and its slope 4 e (e + 1) / (n + 2)^2.
+    Raises TypeError for integers.
     """
     only_floats("mish", input)
     x, xp = input, xp_of(input)
@@ -115,7 +116,10 @@ def mish(input: Any, inplace: bool = False) -> Any:  # noqa: A002
 
 @op
 def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:  # noqa: A002
-    """log(1 + exp(beta x)) / beta, x itself where beta x > threshold (Dugas et al., NIPS 2000)."""
+    """log(1 + exp(beta x)) / beta, x itself where beta x > threshold (Dugas et al., NIPS 2000).
+
+    Raises TypeError for integers.
+    """
     only_floats("softplus", input)
     x, xp = input, xp_of(input)
     z = x if beta == 1 else x * beta
@@ -128,7 +132,7 @@ def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:  # 
 
 @op
 def logsigmoid(input: Any) -> Any:  # noqa: A002
-    """log(1 / (1 + exp(-x))) = min(x, 0) - log(1 + exp(-|x|))."""
+    """log(1 / (1 + exp(-x))) = min(x, 0) - log(1 + exp(-|x|)). Raises TypeError for integers."""
     only_floats("logsigmoid", input)
     x, xp = input, xp_of(input)
     return xp.minimum(x, 0) - xp.log1p(xp.exp(-xp.abs(x))), lambda g: g * _logistic(-x)
@@ -150,13 +154,19 @@ def _elu(name: str, x: Array, alpha: float, scale: float, stretch: float) -> Any
 
 @op
 def elu(input: Any, alpha: float = 1.0, inplace: bool = False) -> Any:  # noqa: A002
-    """x where x > 0, else alpha (exp(x) - 1) (Clevert, Unterthiner and Hochreiter, arXiv:1511.07289)."""
+    """x where x > 0, else alpha (exp(x) - 1) (Clevert, Unterthiner and Hochreiter, arXiv:1511.07289).
+
+    Raises TypeError for integers.
+    """
     return _elu("elu", input, alpha, 1.0, 1.0)
 
 
 @op
 def selu(input: Any, inplace: bool = False) -> Any:  # noqa: A002
-    """1.0507 x where x > 0, else 1.0507 * 1.6733 (exp(x) - 1) (Klambauer et al., arXiv:1706.02515)."""
+    """1.0507 x where x > 0, else 1.0507 * 1.6733 (exp(x) - 1) (Klambauer et al., arXiv:1706.02515).
+
+    Raises TypeError for integers.
+    """
     return _elu("selu", input, 1.6732632423543772, 1.0507009873554805, 1.0)
 
 
@@ -212,7 +222,7 @@ def _sum(x: Array, dim: int) -> Array:
 
 @op
 def softmax(input: Any, dim: int, dtype: Any = None) -> Any:  # noqa: A002
-    """exp(x) / sum(exp(x)) along dim."""
+    """exp(x) / sum(exp(x)) along dim. Raises IndexError for no such dim."""
     x = input if dtype is None else input.astype(dtype)
     _check_dim("softmax", x, dim)
     y = backend_of(x).softmax(x, dim)
@@ -228,7 +238,7 @@ def _(input: Any, dim: int, dtype: Any = None) -> Any:  # noqa: A002
 
 @op
 def log_softmax(input: Any, dim: int, dtype: Any = None) -> Any:  # noqa: A002
-    """x - log(sum(exp(x))) along dim."""
+    """x - log(sum(exp(x))) along dim. Raises IndexError for no such dim."""
     x = input if dtype is None else input.astype(dtype)
     _check_dim("log_softmax", x, dim)
     y = backend_of(x).log_softmax(x, dim)
@@ -243,7 +253,7 @@ def _(input: Any, dim: int, dtype: Any = None) -> Any:  # noqa: A002
 
 
 def softmin(input: Any, dim: int, dtype: Any = None) -> Any:  # noqa: A002
-    """exp(-x) / sum(exp(-x)) along dim."""
+    """exp(-x) / sum(exp(-x)) along dim. Raises IndexError for no such dim."""
     return softmax(-input, dim, dtype)
 
 

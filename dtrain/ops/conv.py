@@ -155,7 +155,8 @@ def conv1d(
 ) -> Any:
     """Cross-correlation of sequences: `conv2d` in one dimension.  (N, I, L) or (I, L) -> (N, O, OL)
 
-    weight: (O, I / groups, K).
+    weight: (O, I / groups, K). Raises ValueError for groups or channels that do not fit, and a kernel larger than the
+    padded input.
     """
     return _conv(1, input, weight, bias, stride, padding, dilation, groups)
 
@@ -182,7 +183,8 @@ def conv3d(
 ) -> Any:
     """Cross-correlation of volumes: `conv2d` in three dimensions.  (N, I, D, H, W) -> (N, O, OD, OH, OW)
 
-    weight: (O, I / groups, KD, KH, KW).
+    weight: (O, I / groups, KD, KH, KW). Raises ValueError for groups or channels that do not fit, and a kernel larger
+    than the padded input.
     """
     return _conv(3, input, weight, bias, stride, padding, dilation, groups)
 
@@ -199,7 +201,7 @@ def conv_transpose1d(
 ) -> Any:
     """The transpose of `conv1d`: `conv_transpose2d` in one dimension.  (N, I, L) or (I, L) -> (N, O, OL)
 
-    weight: (I, O / groups, K).
+    weight: (I, O / groups, K). Raises ValueError for groups or channels that do not fit.
     """
     return _conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
@@ -235,6 +237,6 @@ def conv_transpose3d(
 ) -> Any:
     """The transpose of `conv3d`: `conv_transpose2d` in three dimensions.  (N, I, D, H, W) -> (N, O, OD, OH, OW)
 
-    weight: (I, O / groups, KD, KH, KW).
+    weight: (I, O / groups, KD, KH, KW). Raises ValueError for groups or channels that do not fit.
     """
     return _conv_transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation)

@@ -19,12 +19,18 @@ __all__ = ["cdist", "cosine_similarity", "normalize", "pairwise_distance", "pdis
 
 
 def pairwise_distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Any:
-    """The norm of order p of x1 - x2 + eps over the last dimension; the others broadcast."""
+    """The norm of order p of x1 - x2 + eps over the last dimension; the others broadcast.
+
+    Raises ValueError for shapes that do not broadcast.
+    """
     return vector_norm(x1 - x2 + eps, p, -1, keepdim)
 
 
 def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
-    """x1 x2 / (max(|x1|, eps) max(|x2|, eps)), summed over dim; the others broadcast."""
+    """x1 x2 / (max(|x1|, eps) max(|x2|, eps)), summed over dim; the others broadcast.
+
+    Raises ValueError for shapes that do not broadcast, IndexError for no such dim.
+    """
     if not x1.is_floating_point() or not x2.is_floating_point():
         raise TypeError(f"cosine_similarity needs floating-point tensors, got {x1.dtype} and {x2.dtype}")
     try:

@@ -41,6 +41,7 @@ def dropout2d(input: Any, p: float = 0.5, training: bool = True, inplace: bool =
     """`dropout` of whole channels.  input: (N, C, H, W), or (N, C, L), as PyTorch takes three dimensions (and warns)
 
     Other numbers of dimensions are taken too, with a warning: the first two stay, the others are dropped together.
+    Raises ValueError for p outside [0, 1] and for fewer than 2 dimensions.
     """
     if input.ndim != 4:
         warnings.warn(
@@ -54,7 +55,8 @@ def dropout2d(input: Any, p: float = 0.5, training: bool = True, inplace: bool =
 def dropout3d(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:  # noqa: A002
     """`dropout` of whole channels.  input: (N, C, D, H, W) or (C, D, H, W)
 
-    Other numbers of dimensions are taken for (C, ...), with a warning.
+    Other numbers of dimensions are taken for (C, ...), with a warning. Raises ValueError for p outside [0, 1] and for
+    fewer than 2 dimensions.
     """
     if input.ndim not in (4, 5):
         warnings.warn(
@@ -97,7 +99,10 @@ def feature_alpha_dropout(
     training: bool = False,
     inplace: bool = False,
 ) -> Any:
-    """`alpha_dropout` of whole channels.  input: (N, C, ...)"""
+    """`alpha_dropout` of whole channels.  input: (N, C, ...)
+
+    Raises ValueError for p outside [0, 1] and for fewer than 2 dimensions.
+    """
     _check("feature_alpha_dropout", p)
     if not training or p == 0:
         return input

@@ -100,7 +100,10 @@ def rms_norm(input: Any, normalized_shape: Sequence[int], weight: Any = None, ep
 
 
 def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Any:
-    """x / (k + alpha mean of x^2 over `size` neighbouring channels)^beta (Krizhevsky et al., 2012). (N, C, L, ...)"""
+    """x / (k + alpha mean of x^2 over `size` neighbouring channels)^beta (Krizhevsky et al., 2012). (N, C, L, ...)
+
+    Raises ValueError for fewer than 3 dimensions and size < 1.
+    """
     if input.ndim < 3:
         raise ValueError(f"local_response_norm needs an input of shape (N, C, L, ...), got {input.shape}")
     if size < 1:

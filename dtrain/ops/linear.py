@@ -57,7 +57,10 @@ def matmul(x: Any, y: Any) -> Any:
 
 @op(halves=True, lowered=True)
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:  # noqa: A002
-    """input @ weight.T + bias.  input: (..., I), weight: (O, I), bias: (O,) -> (..., O)"""
+    """input @ weight.T + bias.  input: (..., I), weight: (O, I), bias: (O,) -> (..., O)
+
+    Raises ValueError for sizes that do not fit, TypeError for different dtypes.
+    """
     x, w = input, weight
     if w.ndim != 2 or not x.ndim or x.shape[-1] != w.shape[1]:
         raise ValueError(

@@ -42,7 +42,10 @@ def _same_shape(name: str, input: Array, target: Array) -> None:  # noqa: A002
 @in_float32
 @op
 def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Any:  # noqa: A002
-    """(input - target)^2, its mean or sum. input, target: one shape; NaN is the mean of nothing."""
+    """(input - target)^2, its mean or sum. input, target: one shape; NaN is the mean of nothing.
+
+    Raises ValueError for other shapes.
+    """
     _same_shape("mse_loss", input, target)
     difference = input - target
     value, spread = _reduce(difference * difference, difference.size, reduction)
@@ -60,7 +63,8 @@ def binary_cross_entropy_with_logits(
 ) -> Any:
     """-[pos_weight * t * log s(x) + (1 - t) * log(1 - s(x))] * weight, s the logistic function.
 
-    Computed as (1 - t) x + (1 + (pos_weight - 1) t) (log(1 + exp(-|x|)) + max(-x, 0)), which cannot overflow.
+    Computed as (1 - t) x + (1 + (pos_weight - 1) t) (log(1 + exp(-|x|)) + max(-x, 0)), which cannot overflow. Raises
+    ValueError for other shapes.
     """
     _same_shape("binary_cross_entropy_with_logits", input, target)
     x, t, xp = input, target, xp_of(input)

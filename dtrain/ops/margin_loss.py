@@ -115,7 +115,10 @@ def multilabel_margin_loss(input: Any, target: Any, reduction: str = "mean") -> 
 
 
 def multilabel_soft_margin_loss(input: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Any:
-    """-mean over classes of (t log s(x) + (1 - t) log s(-x)) weight, s the logistic function."""
+    """-mean over classes of (t log s(x) + (1 - t) log s(-x)) weight, s the logistic function.
+
+    Raises ValueError for shapes that do not broadcast.
+    """
     loss = -(target * logsigmoid(input) + (1 - target) * logsigmoid(-input))
     return reduced(mean(loss if weight is None else loss * weight, -1), reduction)
 

@@ -100,7 +100,10 @@ def max_pool1d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    """The maximum over windows of sequences: `max_pool2d` in one dimension.  (N, C, L) or (C, L) -> (.., C, OL)"""
+    """The maximum over windows of sequences: `max_pool2d` in one dimension.  (N, C, L) or (C, L) -> (.., C, OL)
+
+    Raises ValueError for other dimensions, a window larger than the padded input, and padding above half of it.
+    """
     return _max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
@@ -131,7 +134,10 @@ def max_pool3d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    """The maximum over windows of volumes: `max_pool2d` in three dimensions.  (N, C, D, H, W) -> (N, C, OD, OH, OW)"""
+    """The maximum over windows of volumes: `max_pool2d` in three dimensions.  (N, C, D, H, W) -> (N, C, OD, OH, OW)
+
+    Raises ValueError for other dimensions, a window larger than the padded input, and padding above half of it.
+    """
     return _max_pool(3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
@@ -156,7 +162,7 @@ def _adaptive_max_pool(dims: int, input: Any, output_size: Any, return_indices: 
 def adaptive_max_pool1d(input: Any, output_size: Any, return_indices: bool = False) -> Any:  # noqa: A002
     """Maxima over output_size bins that cover a sequence: `adaptive_max_pool2d` in one dimension.
 
-    (N, C, L) or (C, L) -> (.., C, output_size)
+    (N, C, L) or (C, L) -> (.., C, output_size). Raises ValueError for other dimensions, and for bins below 0.
     """
     return _adaptive_max_pool(1, input, output_size, return_indices)
 
@@ -171,7 +177,7 @@ def adaptive_max_pool2d(input: Any, output_size: Any, return_indices: bool = Fal
     """Maxima over output_size bins that cover the image. (N, C, H, W) or (C, H, W) -> (.., C, *output_size)
 
     Bin i of o over n pixels is [floor(i n / o), ceil((i + 1) n / o)). None keeps a size. return_indices: also where in
-    its image each maximum is, counted in rows.
+    its image each maximum is, counted in rows. Raises ValueError for other dimensions, and for bins below 0.
     """
     return _adaptive_max_pool(2, input, output_size, return_indices)
 
@@ -179,7 +185,8 @@ def adaptive_max_pool2d(input: Any, output_size: Any, return_indices: bool = Fal
 def adaptive_max_pool3d(input: Any, output_size: Any, return_indices: bool = False) -> Any:  # noqa: A002
     """Maxima over output_size bins that cover the volume: `adaptive_max_pool2d` in three dimensions.
 
-    (N, C, D, H, W) or (C, D, H, W) -> (.., C, *output_size)
+    (N, C, D, H, W) or (C, D, H, W) -> (.., C, *output_size). Raises ValueError for other dimensions, and for bins below
+    0.
     """
     return _adaptive_max_pool(3, input, output_size, return_indices)
 
@@ -262,7 +269,10 @@ def fractional_max_pool3d(
     return_indices: bool = False,
     _random_samples: Any = None,
 ) -> Any:
-    """`fractional_max_pool2d` of volumes.  (N, C, D, H, W) -> (N, C, *output_size); _random_samples: (N, C, 3)"""
+    """`fractional_max_pool2d` of volumes.  (N, C, D, H, W) -> (N, C, *output_size); _random_samples: (N, C, 3)
+
+    Raises ValueError for regions that do not fit.
+    """
     return _fractional_max_pool(3, input, kernel_size, output_size, output_ratio, return_indices, _random_samples)
 
 
@@ -309,7 +319,10 @@ def max_unpool1d(
     padding: Any = 0,
     output_size: Any = None,
 ) -> Any:
-    """`max_pool1d`'s maxima where they were: `max_unpool2d` in one dimension.  (N, C, L) or (C, L) -> (.., C, OL)"""
+    """`max_pool1d`'s maxima where they were: `max_unpool2d` in one dimension.  (N, C, L) or (C, L) -> (.., C, OL)
+
+    Raises as `max_unpool2d` does: ValueError, IndexError.
+    """
     return _max_unpool(1, input, indices, kernel_size, stride, padding, output_size)
 
 
@@ -338,5 +351,8 @@ def max_unpool3d(
     padding: Any = 0,
     output_size: Any = None,
 ) -> Any:
-    """`max_pool3d`'s maxima where they were: `max_unpool2d` in three dimensions.  (N, C, D, H, W) -> (N, C, OD, ..)"""
+    """`max_pool3d`'s maxima where they were: `max_unpool2d` in three dimensions.  (N, C, D, H, W) -> (N, C, OD, ..)
+
+    Raises as `max_unpool2d` does: ValueError, IndexError.
+    """
     return _max_unpool(3, input, indices, kernel_size, stride, padding, output_size)

@@ -111,7 +111,7 @@ def hardsigmoid(input: Any, inplace: bool = False) -> Any:  # noqa: A002
 
 @op
 def hardswish(input: Any, inplace: bool = False) -> Any:  # noqa: A002
-    """x min(max(x + 3, 0), 6) / 6 (Howard et al., arXiv:1905.02244)."""
+    """x min(max(x + 3, 0), 6) / 6 (Howard et al., arXiv:1905.02244). Raises TypeError for integers."""
     only_floats("hardswish", input)
     x, xp = input, xp_of(input)
     part = xp.clip(x + 3, 0, 6)

@@ -66,7 +66,10 @@ def _weighted(loss: Any, weight: Any, reduction: str) -> Any:
 
 @in_float32
 def l1_loss(input: Any, target: Any, reduction: str = "mean", weight: Any = None) -> Any:
-    """|input - target|, its mean or sum; weight, of input's shape, multiplies it and gives what "mean" divides by."""
+    """|input - target|, its mean or sum; weight, of input's shape, multiplies it and gives what "mean" divides by.
+
+    Raises ValueError for other shapes.
+    """
     input, target = _common("l1_loss", input, target)
     return _weighted(arithmetic.abs(input - target), weight, reduction)
 
@@ -89,7 +92,10 @@ def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 
 
 @in_float32
 def smooth_l1_loss(input: Any, target: Any, reduction: str = "mean", beta: float = 1.0) -> Any:
-    """d^2 / (2 beta) where |d| < beta, else |d| - beta / 2, d = input - target (Girshick, arXiv:1504.08083)."""
+    """d^2 / (2 beta) where |d| < beta, else |d| - beta / 2, d = input - target (Girshick, arXiv:1504.08083).
+
+    Raises ValueError for other shapes and beta < 0.
+    """
     if beta < 0:
         raise ValueError(f"smooth_l1_loss: beta must not be negative, got {beta}")
     if beta == 0:
@@ -130,7 +136,8 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction:
 def kl_div(input: Any, target: Any, reduction: str = "mean", log_target: bool = False) -> Any:
     """t (log t - x), x the logarithms of probabilities, t probabilities (their logarithms with log_target).
 
-    reduction "batchmean" divides the sum by len(input), which makes it the divergence of Kullback and Leibler.
+    reduction "batchmean" divides the sum by len(input), which makes it the divergence of Kullback and Leibler. Raises
+    ValueError for shapes that do not broadcast.
     """
     loss = arithmetic.exp(target) * (target - input) if log_target else xlogy(target, target) - target * input
     if reduction == "batchmean":
@@ -180,7 +187,10 @@ def poisson_nll_loss(
     eps: float = 1e-8,
     reduction: str = "mean",
 ) -> Any:
-    """exp(x) - t x with log_input, else x - t log(x + eps); full adds t log t - t + log(2 pi t) / 2 for t > 1."""
+    """exp(x) - t x with log_input, else x - t log(x + eps); full adds t log t - t + log(2 pi t) / 2 for t > 1.
+
+    Raises ValueError for shapes that do not broadcast.
+    """
     loss = arithmetic.exp(input) - target * input if log_input else input - target * arithmetic.log(input + eps)
     if full:
         safe = where(target > 1, target, 1.0)
@@ -223,6 +233,6 @@ def soft_margin_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
 
 @in_float32
 def hinge_embedding_loss(input: Any, target: Any, margin: float = 1.0, reduction: str = "mean") -> Any:
-    """x where t = 1, max(0, margin - x) where t = -1."""
+    """x where t = 1, max(0, margin - x) where t = -1. Raises ValueError for shapes that do not broadcast."""
     apart = where(target != 1, arithmetic.clamp(margin - input, 0), 0.0)
     return reduced(apart + where(target != -1, input, 0.0), reduction)

@@ -71,7 +71,10 @@ def avg_pool1d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Any:
-    """The mean over windows of sequences: `avg_pool2d` in one dimension.  (N, C, L) or (C, L) -> (.., C, OL)"""
+    """The mean over windows of sequences: `avg_pool2d` in one dimension.  (N, C, L) or (C, L) -> (.., C, OL)
+
+    Raises ValueError for other dimensions, a window larger than the padded input, and padding above half of it.
+    """
     return _avg_pool(1, input, kernel_size, stride, padding, ceil_mode, count_include_pad)
 
 
@@ -102,7 +105,10 @@ def avg_pool3d(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Any:
-    """The mean over windows of volumes: `avg_pool2d` in three dimensions.  (N, C, D, H, W) -> (N, C, OD, OH, OW)"""
+    """The mean over windows of volumes: `avg_pool2d` in three dimensions.  (N, C, D, H, W) -> (N, C, OD, OH, OW)
+
+    Raises ValueError for other dimensions, a window larger than the padded input, and padding above half of it.
+    """
     return _avg_pool(3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
@@ -124,7 +130,10 @@ def lp_pool1d(
     stride: Any = None,
     ceil_mode: bool = False,
 ) -> Any:
-    """The p-norm over windows of sequences: `lp_pool2d` in one dimension.  (N, C, L) or (C, L) -> (.., C, OL)"""
+    """The p-norm over windows of sequences: `lp_pool2d` in one dimension.  (N, C, L) or (C, L) -> (.., C, OL)
+
+    Raises ValueError for other dimensions, a window larger than the image, and norm_type 0.
+    """
     return _lp_pool(1, input, norm_type, kernel_size, stride, ceil_mode)
 
 
@@ -138,6 +147,7 @@ def lp_pool2d(
     """(sum over the window of x**p)**(1 / p), p = norm_type. (N, C, H, W) or (C, H, W) -> (.., C, OH, OW)
 
     Not |x|**p, as in PyTorch. The sizes are those of `avg_pool2d`; windows are not padded. A sum of 0 has no gradient.
+    Raises ValueError for other dimensions, a window larger than the image, and norm_type 0.
     """
     return _lp_pool(2, input, norm_type, kernel_size, stride, ceil_mode)
 
@@ -149,7 +159,10 @@ def lp_pool3d(
     stride: Any = None,
     ceil_mode: bool = False,
 ) -> Any:
-    """The p-norm over windows of volumes: `lp_pool2d` in three dimensions.  (N, C, D, H, W) -> (N, C, OD, OH, OW)"""
+    """The p-norm over windows of volumes: `lp_pool2d` in three dimensions.  (N, C, D, H, W) -> (N, C, OD, OH, OW)
+
+    Raises ValueError for other dimensions, a window larger than the image, and norm_type 0.
+    """
     return _lp_pool(3, input, norm_type, kernel_size, stride, ceil_mode)
 
 
@@ -177,7 +190,7 @@ def _adaptive_avg_pool(dims: int, input: Any, output_size: Any) -> Any:  # noqa:
 def adaptive_avg_pool1d(input: Any, output_size: Any) -> Any:  # noqa: A002
     """Means over output_size bins that cover a sequence: `adaptive_avg_pool2d` in one dimension.
 
-    (N, C, L) or (C, L) -> (.., C, output_size)
+    (N, C, L) or (C, L) -> (.., C, output_size). Raises ValueError for other dimensions, and for bins below 0.
     """
     return _adaptive_avg_pool(1, input, output_size)
 
@@ -194,6 +207,7 @@ def adaptive_avg_pool2d(input: Any, output_size: Any) -> Any:  # noqa: A002
 def adaptive_avg_pool3d(input: Any, output_size: Any) -> Any:  # noqa: A002
     """Means over output_size bins that cover the volume: `adaptive_avg_pool2d` in three dimensions.
 
-    (N, C, D, H, W) or (C, D, H, W) -> (.., C, *output_size)
+    (N, C, D, H, W) or (C, D, H, W) -> (.., C, *output_size). Raises ValueError for other dimensions, and for bins below
+    0.
     """
     return _adaptive_avg_pool(3, input, output_size)
