@@ -55,17 +55,17 @@ def arguments():
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
     parser.add_argument("--save", metavar="FILE.safetensors", help="write the trained weights")
     parser.add_argument("--threads", type=int, help="threads per rank (default: the host's cores // microbatches)")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help='"cpu" or "cuda": a GPU for each rank')
     return parser.parse_args()
 
 
 @dtrain.no_grad()
-def accuracy(model, loader, comm):
+def accuracy(model, loader, comm, device):
     """The share of correct predictions over all samples of all ranks."""
     model.eval()
     metric = metrics.Accuracy(comm=comm)
     for x, y in loader:
-        metric.update(model(x), y)
+        metric.update(model(x.to(device)), y)
     model.train()
     return metric.compute().item()
 
@@ -111,6 +111,7 @@ def main():
             start = time.perf_counter()
             progress = job.progress(loader, f"epoch {epoch + 1}")
             for x, y in progress:
+                x, y = x.to(job.device), y.to(job.device)
                 loss = F.cross_entropy(model(x), y)
                 loss.backward()
                 if model.synchronized:
@@ -123,7 +124,7 @@ def main():
                         break
             seconds += time.perf_counter() - start
             samples += loader.samples_consumed
-        correct = job.retry(accuracy, model, test_loader, job.comm)
+        correct = job.retry(accuracy, model, test_loader, job.comm, job.device)
         job.print(f"epoch {epoch + 1}: test accuracy {correct:.2%}, loss {model.loss:.4f}")
         if checkpoint.steps == total:
             break

@@ -18,6 +18,7 @@ from dtrain.backend.random import manual_seed
 from dtrain.comm import Communicator, MPICommunicator, SingleCommunicator, SurvivingCommunicator
 from launch.environment import World, launched_world, may_lose_ranks
 from launch.failure import IS_SILENT, SPEAKS, STARTED, Failure, before_mpi, supervise
+from launch.gpus import bind
 from launch.memory import keep_freed_memory
 from launch.progress import Progress
 from launch.runtime import family_of, start_mpi_under_srun
@@ -43,12 +44,13 @@ class Job:
         model settles it. The results of a run depend on it.
     threads: per rank, as do the last bits of results; default: $DTRAIN_THREADS, or the cores of
         the smallest host // microbatches, at least 1, which does not depend on the number of ranks.
-    device: "cpu".
+    device: "cpu"; "cuda": the k-th rank of a host computes on its k-th GPU (`launch/gpus.py`), and gradients go from
+        GPU to GPU by NCCL where it is there and no two ranks share one; "cuda:1": that one.
     timeout: seconds that a rank may wait for others before the job says where everyone is and ends
         (see `launch/watchdog.py`); 0 or None: for ever. $DTRAIN_TIMEOUT, where it is set, is used instead.
 
     Attributes: `rank` of `size`; `local_rank` of `local_size` on `host`; `comm`, the communicator;
-    `seed`, `device`, `threads`, `microbatches`.
+    `seed`, `device` ("cpu", or this rank's GPU, "cuda:0"), `threads`, `microbatches`.
 
     Raises RuntimeError when MPI and the launcher disagree about the number of ranks, ImportError
     when there are several ranks and no mpi4py, ValueError when ranks disagree about an argument.
@@ -63,12 +65,10 @@ class Job:
         device: str = "cpu",
         timeout: float | None = 300.0,
     ) -> None:
-        if device != "cpu":
-            raise ValueError(f"device must be 'cpu', the only one there is so far, got {device!r}")
         timeout = _timeout_of_environment() if os.environ.get("DTRAIN_TIMEOUT") else (timeout or 0.0)
         if not 0 <= timeout < math.inf:
             raise ValueError(f"timeout must be a number of seconds, 0 or None for no limit, got {timeout}")
-        self.seed, self.device = seed, device
+        self.seed = seed
         keep_freed_memory()
         tell: Callable[[bytes], None] = lambda word: None  # noqa: E731
         world = launched_world()
@@ -91,11 +91,13 @@ class Job:
                 sys.stdout.reconfigure(line_buffering=True, write_through=False)
         if threads is None and os.environ.get("DTRAIN_THREADS"):
             threads = _threads_of_environment()
-        _check_agreement(self.comm, seed=seed, microbatches=microbatches, threads=threads, timeout=timeout)
+        agreed = {"seed": seed, "microbatches": microbatches, "threads": threads, "timeout": timeout, "device": device}
+        _check_agreement(self.comm, **agreed)
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
         if timeout and isinstance(self.comm, MPICommunicator):
             Watchdog(self.comm, timeout)
+        self.device = device if device == "cpu" else bind(device, self.comm)
         manual_seed(seed)
         self._chosen_threads = threads
         self._cores = self.comm.all_gather_object(host_cores())

@@ -67,7 +67,8 @@ class GradScaler:
             raise RuntimeError("unscale_() after step(): call it before, and update() after both")
         if id(optimizer) in self._finite:
             raise RuntimeError("unscale_() has already been called on this optimizer since the last update()")
-        finite, inverse = True, np.float32(1 / self._scale)
+        finite: Any = True
+        inverse = np.float32(1 / self._scale)
         for group in optimizer.param_groups:
             for p in group["params"]:
                 if p.grad is None:
@@ -77,9 +78,9 @@ class GradScaler:
                     raise ValueError(f"unscale_: a parameter of shape {p.shape} has a gradient in float16")
                 with np.errstate(all="ignore"):
                     np.multiply(g, inverse, out=g)
-                    finite = finite and bool(np.isfinite(g).all())
+                    finite = np.isfinite(g).all() & finite
                 mark_written(g)
-        self._finite[id(optimizer)] = finite
+        self._finite[id(optimizer)] = bool(finite)  # for which a GPU is waited for, once
 
     def step(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         """optimizer.step(...) if its gradients are finite, after `unscale_` where that was not called; what it returns.

@@ -13,7 +13,8 @@ __all__ = ["enable_grad", "inference_mode", "is_grad_enabled", "mode", "no_grad"
 
 class _Mode(threading.local):
     enabled = True
-    autocast: Any = None  # the dtype of matrix products and convolutions, inside of `autocast`
+    # Inside of `autocast`: the dtype of matrix products and convolutions by kind of device, {"cpu": bfloat16}.
+    autocast: dict[str, Any] | None = None
 
 
 mode = _Mode()

@@ -46,7 +46,7 @@ import numpy as np
 from dtrain.autograd.graph import Joint, Node, Pieces
 from dtrain.autograd.mode import mode
 from dtrain.autograd.tensor import Tensor
-from dtrain.backend import device_of, to_device
+from dtrain.backend import device_of, on_gpu, to_device
 from dtrain.backend.halves import HALVES, converted, halved, is_float, widened
 
 __all__ = ["PIECE", "Call", "Joint", "Rule", "cast", "op", "record", "to_lower"]
@@ -152,10 +152,12 @@ def op(function: Callable[..., Any] | None = None, *, halves: bool = False, lowe
     return call
 
 
-def to_lower(a: Any, dtype: np.dtype) -> Any:
-    """A Tensor of float32 (or of the other two-byte floats) in `dtype`; all else as it is, float64 too."""
-    if isinstance(a, Tensor) and a.array.dtype != dtype and is_float(a.array.dtype) and a.array.dtype != np.float64:
-        return a.to(dtype)
+def to_lower(a: Any, precision: dict[str, np.dtype]) -> Any:
+    """A Tensor of float32 (or of two-byte floats) in its device's dtype; all else as it is, float64 too."""
+    if isinstance(a, Tensor) and is_float(a.array.dtype) and a.array.dtype != np.float64:
+        dtype = precision.get("cuda" if on_gpu(a.array) else "cpu")
+        if dtype is not None and dtype != a.array.dtype:
+            return a.to(dtype)
     return a
 
 

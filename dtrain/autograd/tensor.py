@@ -257,7 +257,10 @@ class Tensor:
             from dtrain.autograd.op import cast
 
             return cast(self, dtype, device_of(there))
-        return Tensor(converted(there, dtype))
+        made = Tensor(converted(there, dtype))
+        if there.dtype == dtype and hasattr(self, "microbatch"):
+            made.microbatch = self.microbatch  # it stands for what a DataLoader gave, elsewhere
+        return made
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = self.numpy()

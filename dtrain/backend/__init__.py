@@ -12,6 +12,7 @@ kernel asks `backend_of(x)` for an object that has it.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -21,8 +22,8 @@ import numpy as np
 from dtrain.backend import cpu, reference
 
 __all__ = [
-    "Array", "NoKernelError", "backend_of", "device_of", "elements_at_a_time", "on_gpu", "to_device", "to_numpy",
-    "xp_of",
+    "Array", "NoKernelError", "backend_of", "device_of", "elements_at_a_time", "fetched", "on_gpu", "to_device",
+    "to_numpy", "xp_of",
 ]  # fmt: skip
 
 Array = Any  # numpy.ndarray or cupy.ndarray
@@ -106,6 +107,19 @@ def to_device(x: Array, device: str) -> Array:
     from dtrain.backend.cuda.device import to_gpu
 
     return to_gpu(x, int(index) if index else None)
+
+
+def fetched(x: Array) -> Callable[[], np.ndarray]:
+    """A function that returns the present values of x on the host, and waits for them only if they are not there yet.
+
+    The work that is given to a GPU in between goes on meanwhile.
+    """
+    if on_gpu(x):
+        from dtrain.backend.cuda.device import fetched as from_gpu
+
+        return from_gpu(x)
+    values = x.copy()
+    return lambda: values
 
 
 def to_numpy(x: Array) -> np.ndarray:

@@ -78,6 +78,8 @@ class Communicator(ABC):
 
     def _take_place(self, rank: int, places: Sequence[tuple[int, int]]) -> None:
         self.rank, self.size, self.places = rank, len(places), list(places)
+        #: The same ranks by NCCL (dtrain/comm/nccl.py), where each has a GPU of its own and a job has connected them.
+        self.nccl: Any = None
         self.local_rank = places[rank][1]
         self.local_size = sum(number == places[rank][0] for number, _ in places)
 

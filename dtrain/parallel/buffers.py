@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
 
 import numpy as np
 
 from dtrain.autograd import Tensor
-from dtrain.backend import Array
+from dtrain.backend import Array, fetched, on_gpu, xp_of
 from dtrain.nn.module import Module
 from dtrain.nn.norm import SyncBatchNorm
 
@@ -99,30 +101,51 @@ class Buffers:
 
     # -- as a message ----------------------------------------------------------------------------
 
-    def take(self, k: int, first: bool, weight: float, loss: float, stop: bool) -> Array:
-        """The header of the rank's k-th microbatch: (size,). first: whether it is the one whose counters count."""
-        header = np.zeros(self.size)
+    def take(self, k: int, first: bool, weight: float, loss: Any, stop: bool, like: Array) -> Array:
+        """The header of the rank's k-th microbatch: (size,). first: whether it is the one whose counters count.
+
+        loss: a number, or an array of one on the device of `like`, where the header is made.
+        """
+        header = xp_of(like).zeros(self.size)
         header[0] = weight
         if weight:
             header[1] = loss if self.alone else weight * loss
-        header[2:4] = stop, 1
+        if stop:
+            header[2] = 1
+        header[3] = 1
         self.same = []
         for array, before, room in self._rooms(self.starts.get(k, self.before)):
             if room is None:
                 self.same.append(array.copy())
             elif _is_float(array):
                 if weight:  # what a microbatch without samples made of them may be NaN
-                    header[room] = np.ravel(weight * (array - before))
+                    header[room] = (weight * (array - before)).reshape(-1)
             elif first:
-                header[room] = np.frombuffer(array.tobytes(), np.uint8)
+                header[room] = array.reshape(-1).view(np.uint8)
         return header
 
-    def put(self, header: Array, steps: int = 1) -> tuple[float, bool]:
-        """Set the buffers from the sum of the headers of so many steps; return the mean loss, and whether any rank was
-        asked to stop.
+    def put(self, header: Array, steps: int = 1) -> Callable[[], tuple[float, bool]]:
+        """Set the buffers from the sum of the headers of so many steps.
 
-        Raises RuntimeError where ranks have other numbers of steps.
+        Returns a function that returns the mean loss, and whether any rank was asked to stop. It raises RuntimeError
+        where ranks have other numbers of steps, and ValueError where there were no samples; on a CPU that comes first,
+        while a GPU is not waited for.
         """
+        head = fetched(header[:_FIRST])
+        news = cache(lambda: self._read(head(), steps))
+        if not on_gpu(header):
+            news()
+        total, same = header[0], iter(self.same)
+        for array, before, room in self._rooms(self.before):
+            if room is None:
+                array[...] = next(same)
+            elif _is_float(array):
+                array[...] = before + (header[room] / total * steps).reshape(array.shape).astype(array.dtype)
+            else:
+                array[...] = header[room].astype(np.uint8).view(array.dtype).reshape(array.shape)
+        return news
+
+    def _read(self, header: Array, steps: int) -> tuple[float, bool]:
         stop, of_all = bool(header[2]), float(header[3]) / self.microbatches
         if of_all != steps:
             raise RuntimeError(
@@ -134,14 +157,6 @@ class Buffers:
         total = float(header[0])
         if not total:
             raise ValueError("all microbatches of a step were empty or had weight 0: there is no mean to take")
-        same = iter(self.same)
-        for array, before, room in self._rooms(self.before):
-            if room is None:
-                array[...] = next(same)
-            elif _is_float(array):
-                array[...] = before + (header[room] / total * steps).reshape(array.shape).astype(array.dtype)
-            else:
-                array[...] = np.frombuffer(header[room].astype(np.uint8).tobytes(), array.dtype).reshape(array.shape)
         return float(header[1] / total), stop
 
     def _rooms(self, state: State) -> Iterator[tuple[Array, Array, slice | None]]:

@@ -23,7 +23,7 @@ from dtrain.autograd import Joint, Tensor
 from dtrain.autograd.graph import Node, walk
 from dtrain.autograd.op import op
 from dtrain.autograd.under_way import under_way
-from dtrain.backend import Array
+from dtrain.backend import Array, xp_of
 from dtrain.backend.random import key
 from dtrain.nn.norm import SyncBatchNorm
 from dtrain.parallel.attributes import Attributes
@@ -239,7 +239,7 @@ class Coupled:
     def _backward(self, part: Part) -> None:
         ends, part.ends = part.ends, []
         # What has no weight may be NaN.
-        seeds = [g * g.dtype.type(part.weight) if part.weight else np.zeros_like(g) for _, g in ends]
+        seeds = [g * g.dtype.type(part.weight) if part.weight else xp_of(g).zeros_like(g) for _, g in ends]
         with under_way(part.root):
             if ends:
                 walk([node for node, _ in ends], seeds)
@@ -308,7 +308,7 @@ def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 def _sibling(tensor: Tensor, number: int) -> Tensor:
     """What stands in the place of `tensor` in another microbatch of the step; itself where it is of none."""
     mark = getattr(tensor, "microbatch", None)
-    return tensor if mark is None or mark[0] == number else mark.sibling(number)
+    return tensor if mark is None or mark[0] == number else mark.sibling(number).to(tensor.device)
 
 
 def _enter(part: Part, x: Tensor) -> Tensor:
@@ -318,7 +318,7 @@ def _enter(part: Part, x: Tensor) -> Tensor:
 
     @op
     def enter(x: Any) -> Any:
-        return x, lambda g: g / g.dtype.type(part.weight) if part.weight else np.zeros_like(g)
+        return x, lambda g: g / g.dtype.type(part.weight) if part.weight else xp_of(g).zeros_like(g)
 
     return enter(x)
 
@@ -329,4 +329,6 @@ def _bytes(value: Any) -> bytes:
 
 
 def _is_same(value: Any, before: Any) -> bool:
+    if isinstance(value, Tensor) and hasattr(before, "microbatch") and value.device != "cpu":
+        return getattr(value, "microbatch", None) is before.microbatch and value.device == before.device
     return value is before or (not isinstance(value, (Tensor, np.ndarray)) and bool(value == before))

@@ -11,7 +11,7 @@ from typing import Any
 from weakref import WeakMethod
 
 from dtrain.autograd import backward_root, is_grad_enabled, on_backward_end
-from dtrain.backend import Array
+from dtrain.backend import Array, on_gpu
 from dtrain.backend.random import key
 from dtrain.comm import Communicator, RankLost, SingleCommunicator
 from dtrain.data.sampler import microbatch_block
@@ -92,7 +92,8 @@ class DistributedDataParallel(Wrapper):
             raise ValueError(f"no parameter of {type(module).__name__} requires a gradient: there is nothing to train")
         check_replicas(module, self.comm, microbatches=self.microbatches, ledger=ledger)
         self.comm.settle_microbatches(self.microbatches)
-        self.overlap = self.comm.local_size < self.comm.size if overlap is None else overlap
+        beside = self.comm.local_size < self.comm.size or self.comm.nccl is not None
+        self.overlap = beside if overlap is None else overlap
         self.exact = exact
         self.ledger = None if ledger is None else Ledger(self.comm, ledger)
         if not exact and self.comm.rank == 0:
@@ -101,9 +102,9 @@ class DistributedDataParallel(Wrapper):
                 "the results depend on the number of ranks",
                 file=sys.stderr,
             )
-        self.loss = math.nan  #: the mean loss over the last step's global batch
+        self._last: tuple[float, bool] = math.nan, False  # `loss` and `stopping`
+        self._news: tuple[Callable[[], tuple[float, bool]], str] | None = None  # what is to be read of the last step
         self.synchronized = False  #: whether the last backward completed a step
-        self.stopping = False  #: whether any rank was asked to stop before the last step's end; equal on all ranks
         self._step = 0
         self._done = 0  # microbatches of this step that this rank has finished
         self._no_sync = False  # inside no_sync()
@@ -128,6 +129,24 @@ class DistributedDataParallel(Wrapper):
         key.move_to(0, self.block.start)
 
     @property
+    def loss(self) -> float:
+        """The mean loss over the last step's global batch."""
+        return self._read()[0]
+
+    @property
+    def stopping(self) -> bool:
+        """Whether any rank was asked to stop before the last step's end; equal on all ranks."""
+        return self._read()[1]
+
+    def _read(self) -> tuple[float, bool]:
+        if self._news is not None:  # a GPU has given them, and they are looked at when they are asked for
+            (read, where), self._news = self._news, None
+            self._last = read()
+            if not math.isfinite(self._last[0]):
+                raise FloatingPointError(f"the loss is {self._last[0]} {where}")
+        return self._last
+
+    @property
     def position(self) -> dict[str, Any]:
         """Where the run is: the steps done and the last one's loss. A checkpoint keeps it and sets it.
 
@@ -146,7 +165,7 @@ class DistributedDataParallel(Wrapper):
             raise RuntimeError(
                 f"the position cannot change in the middle of step {self._step}; finish its microbatches"
             )
-        self._step, self.loss = position["steps"], position["loss"]
+        self._step, self._last, self._news = position["steps"], (position["loss"], False), None
         key.move_to(self._step, self.block.start)
 
     def rewind(self) -> int | None:
@@ -320,9 +339,11 @@ class DistributedDataParallel(Wrapper):
         weight = float(self._samples if self._weight is None else self._weight)
         self._weight = None
         root = backward_root()
-        loss = root.item() if root is not None and root.numel() == 1 else None
-        if weight and loss is not None and not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} at {self._here()} on {self.comm.host}")
+        loss: Any = None
+        if root is not None and root.numel() == 1:
+            loss = root.array.reshape(()) if on_gpu(root.array) else root.item()
+            if weight and not on_gpu(loss) and not math.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss} at {self._here()} on {self.comm.host}")
         if self._done and self._no_sync != self._postponed:
             raise RuntimeError(
                 f"{self._here()}: a step is inside or outside of no_sync() as a whole, in all of its microbatches; use "
@@ -338,14 +359,14 @@ class DistributedDataParallel(Wrapper):
         else:
             self._coupled.close(self._done, weight, loss, empty=not weight and not self._samples, root=root)
 
-    def begin_microbatch(self, k: int, weight: float, loss: float, scale: float | None) -> None:
+    def begin_microbatch(self, k: int, weight: float, loss: Any, scale: float | None) -> None:
         """The gradients of the rank's k-th microbatch come next, and are to be multiplied by `scale` (None: 1)."""
         if k == 0 and not self._postponed:
             self._gradients.keep(self._reducers)
         for reducer in self._reducers:
             reducer.begin(k, scale, self._postponed)
         first = self.block[k] == 0 and not self._postponed
-        header = self._buffers.take(k, first, weight, loss, self.comm.stop_requested)
+        header = self._buffers.take(k, first, weight, loss, self.comm.stop_requested, self._reducers[0].message)
         self._reducers[0].add_header(header)
         for reducer in self._reducers[1:]:
             reducer.add_header(header[:1])
@@ -387,11 +408,11 @@ class DistributedDataParallel(Wrapper):
 
     def _exchange(self) -> bool:
         """Whether all ranks have the sums of the step. If not, ranks were lost, and it is as if it had not begun."""
-        before = self.loss, self.stopping
+        before = self._last, self._news
         done, orders = self.comm.attempt(self._take_sums)
         self._find_place()
         if not done:
-            self.loss, self.stopping = before
+            self._last, self._news = before
             self._take_back()
         elif orders is not None:
             self._order_by(orders)
@@ -405,7 +426,13 @@ class DistributedDataParallel(Wrapper):
         """Loss, buffers and gradients are those of the step. Returns how gradients are to lie from now on, by reducer,
         after the first step: in the order in which they arrive, so that buckets fill early."""
         steps, self._waiting = self._waiting + 1, 0
-        self.loss, self.stopping = self._buffers.put(self._reducers[0].header, steps)
+        header = self._reducers[0].header
+        read = self._buffers.put(header, steps)
+        if on_gpu(header):
+            self._read()  # what is wrong with the step before is said at this one's end at the latest
+            self._news = read, f"in step {self._step}"
+        else:
+            self._last = read()
         if steps > 1 and self.microbatches > 1:  # the mean over all steps has been made of them
             for reducer in self._reducers:
                 reducer.flat.grad *= reducer.flat.grad.dtype.type(steps)

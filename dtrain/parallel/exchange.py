@@ -8,6 +8,8 @@ is how a rank reads the others' rows:
     SmallExchange    the same for a short message: each rank adds up all of it, and they meet once, not twice
     MessageExchange  all-to-all of the rows and all-gather of the results, through any communicator
     HostsExchange    first the ranks of a host in shared memory, then one lane of ranks between hosts
+    NCCLExchange     as MessageExchange, from GPU to GPU (device_exchange.py)
+    StagedExchange   by one of those above, in the memory of the host (device_exchange.py)
     FastExchange     not at all: the communicator's own all-reduce, whose bits depend on the ranks
 
 A result moves as often as in a ring all-reduce: 2 n (P - 1) / P elements a rank, or 2 n (H - 1) / H a host
@@ -21,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.backend import Array
+from dtrain.backend import Array, elements_at_a_time, on_gpu, xp_of
 from dtrain.comm import Communicator, Window, shares
 from dtrain.data.sampler import microbatch_block
 from dtrain.parallel.tree import Additions, Block, Node
@@ -51,10 +53,12 @@ class Exchange:
     summed, elements from this one on are divided by it; None: nothing is.
 
     Attribute `rows`: where the sums lie from now on; `rows[0]` takes the result. at_once: whether the whole
-    message is to be summed in one call.
+    message is to be summed in one call. waits: whether `all_reduce` waits for other ranks, and so is to be called on
+    the helper thread where communication overlaps; else it only gives work to the GPU.
     """
 
     at_once = False
+    waits = True
 
     def __init__(self, comm: Communicator, microbatches: int, rows: list[Array], mean_from: int | None) -> None:
         self.comm, self.microbatches, self.rows, self.mean_from = comm, microbatches, rows, mean_from
@@ -62,6 +66,12 @@ class Exchange:
         self.held = [block.nodes for block in self.blocks]  # by rank
         self.own = len(self.held[comm.rank])
         self.factor: Any = None
+
+    def depart(self, where: slice) -> None:
+        """The rows are complete there; called before `all_reduce` and on the main thread."""
+
+    def arrive(self) -> None:
+        """What the main thread does from now on with the results is done with all of them."""
 
     def all_reduce(self, comm: Communicator, where: slice) -> None:
         """rows[0][where] becomes the sum, or mean, over all microbatches, on every rank; the slice with
@@ -75,7 +85,11 @@ class Exchange:
 
     def _settle(self, total: Any) -> None:
         """The sum of the weights is known."""
-        self.factor = type(total)(1 / float(total) if total else 0.0)
+        if on_gpu(total):  # the same without waiting for the number
+            wide = total.astype(np.float64)
+            self.factor = xp_of(wide).where(wide == 0, 0.0, 1 / wide).astype(total.dtype)
+        else:
+            self.factor = type(total)(1 / float(total) if total else 0.0)
 
     def _sum(self, comm: Communicator, where: slice, factor: Any) -> None:
         raise NotImplementedError
@@ -242,6 +256,12 @@ def open_exchange(
     comm: Communicator, microbatches: int, rows: list[Array], mean_from: int | None, *, exact: bool, overlap: bool
 ) -> Exchange:
     """The fastest one for these ranks. All of them call this."""
+    if on_gpu(rows[0]) and comm.size > 1:
+        from dtrain.parallel.device_exchange import NCCLExchange, StagedExchange
+
+        if comm.nccl is not None:
+            return NCCLExchange(comm, microbatches, rows, mean_from, exact)
+        return StagedExchange(comm, microbatches, rows, mean_from, exact, overlap)
     if not exact:
         return FastExchange(comm, microbatches, rows, mean_from)
     if comm.local_size == comm.size > 1 and not overlap:
@@ -271,8 +291,9 @@ def exchange_rows(
         send = rows[0] if len(rows) == 1 else _by_rank(rows, cuts)
         received = comm.all_to_all(send, [len(rows) * size for size in sizes], [n * (hi - lo) for n in counts])
         rows = list(received.reshape(sum(counts), hi - lo))
-    for start in range(0, hi - lo, CHUNK):
-        part = slice(start, start + CHUNK)
+    chunk = elements_at_a_time(out)
+    for start in range(0, hi - lo, chunk):
+        part = slice(start, start + chunk)
         total = out[lo:hi][part]
         finish.finish([row[part] for row in rows], total)
         if factor is not None:
@@ -283,7 +304,7 @@ def exchange_rows(
 
 def _by_rank(rows: Sequence[Array], cuts: Sequence[int]) -> Array:
     """What each rank is to get, in order of rank: its share of every row."""
-    return np.concatenate([row[a:b] for a, b in zip(cuts, cuts[1:], strict=False) for row in rows])
+    return xp_of(rows[0]).concatenate([row[a:b] for a, b in zip(cuts, cuts[1:], strict=False) for row in rows])
 
 
 def _share(start: int, stop: int, part: int, parts: int) -> tuple[int, int]:

@@ -48,7 +48,8 @@ class Gradients:
             r.flat.grad += copy
         unused = set()
         for r in reducers:
-            for t, used in zip(r.flat.tensors, r.used.tolist(), strict=True):
+            everyone = [True] * len(r.flat.tensors) if r.all_used else r.used.tolist()
+            for t, used in zip(r.flat.tensors, everyone, strict=True):
                 if used or id(t) in self.had:
                     t.grad = t._flat.grad
                 elif t.requires_grad:

@@ -85,6 +85,8 @@ class Reducer:
         self._lie_in(list(xp_of(flat.data).zeros((rows, n), flat.data.dtype)), header)
         self._cut_buckets()
         self.last = len(self.plan) - 1
+        #: Whether every parameter got a gradient in one of this rank's microbatches: then `used` need not be read.
+        self.all_used = False
         self.requests: list[Any] = []
         self.bucket: int | None = None  # that is being summed
         self.lost: RankLost | None = None  # why the sums will never be there
@@ -167,7 +169,7 @@ class Reducer:
         self.now = Arrivals(k, factor, *self.plan[k], arrived=[False] * len(self.flat.tensors))
         self.turns[k:] = [self.now]
         if k == 0:
-            self.order = []
+            self.order, self.all_used = [], False
             self.postponed = postponed
             if postponed and not self.waiting:
                 self.waiting = list(xp_of(self.message).zeros((len(self.plan), len(self.message)), self.message.dtype))
@@ -208,7 +210,9 @@ class Reducer:
     def end(self) -> None:
         """The backward walk of this microbatch is over: what has not arrived is zero."""
         now = self.now
-        used = np.array(now.arrived, self.message.dtype)
+        whole = all(now.arrived)
+        self.all_used = self.all_used or whole
+        used = 1 if whole else np.array(now.arrived, self.message.dtype)
         for i, arrived in enumerate(now.arrived):
             if not arrived:
                 now.arrived[i] = True
@@ -223,7 +227,8 @@ class Reducer:
     def _add(self, where: slice, values: Any) -> None:
         """values join the subtree sums at this place."""
         # One rounding for every leaf, whether it is stored or added.
-        values = xp_of(self.message).asarray(values, self.message.dtype)
+        dtype = self.message.dtype
+        values = dtype.type(values) if isinstance(values, int) else xp_of(self.message).asarray(values, dtype)
         if self.waiting:
             leaf = self.waiting[self.now.k][where]
             leaf += values
@@ -264,7 +269,9 @@ class Reducer:
         self.sent += 1
         self.ready()
         try:
-            if self.exchange is not None and self.overlap:
+            if self.exchange is not None:
+                self.exchange.depart(self.buckets[bucket])
+            if self.exchange is not None and self.overlap and self.exchange.waits:
                 self.requests.append(self.comm.start(self._all_reduce, self.exchange, bucket))
             elif self.exchange is not None:
                 self._all_reduce(self.comm, self.exchange, bucket)
@@ -296,6 +303,8 @@ class Reducer:
                 self.lost = error
         if self.lost is not None:
             raise self.lost
+        if self.exchange is not None:
+            self.exchange.arrive()
         self.waiting = []
 
 

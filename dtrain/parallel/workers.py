@@ -203,7 +203,7 @@ class Workers:
         self._add_differences()
         wait_for_all(self.reducers)
         self.hold(None)
-        self.loss, _ = self.buffers.put(self.reducers[0].header)
+        self.loss, _ = self.buffers.put(self.reducers[0].header)()
         for reducer in self.reducers:
             for t, used in zip(reducer.flat.tensors, reducer.used.tolist(), strict=True):
                 t.grad = t._flat.grad if used else None
@@ -231,7 +231,7 @@ class Workers:
             for reducer in self.reducers:
                 reducer.begin(k, weight)
             loss = worker.loss / worker.samples if weight else math.nan
-            header = self.buffers.take(k, self.block[k] == 0, weight, loss, False)
+            header = self.buffers.take(k, self.block[k] == 0, weight, loss, False, self.reducers[0].message)
             for i, (reducer, start, data) in enumerate(zip(self.reducers, self.start, worker.data, strict=True)):
                 reducer.add_header(header[: 1 if i else len(header)])
                 for t in reducer.flat.tensors:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from dtrain.autograd import Tensor
-from dtrain.backend import Array
+from dtrain.backend import Array, on_gpu, to_numpy, xp_of
 from dtrain.comm import Communicator, SingleCommunicator, shares
 from dtrain.nn.flat import Flat
 from dtrain.optim import Optimizer
@@ -165,13 +163,23 @@ class _Shard(FlatState):
         self.turn = 0
 
     def whole(self, name: str) -> Array:
-        array = np.zeros_like(self.flat.data)
+        array = xp_of(self.flat.data).zeros_like(self.flat.data)
         array[self.own] = self.arrays[name]
         self.gather_(array)
         return array
 
     def gather_(self, array: Array) -> None:
         """Fill a whole array of which each rank has filled its own part. All ranks call this."""
+        if not on_gpu(array):
+            self._gather_on_host(array)
+        elif self.comm.nccl is not None:
+            self.comm.nccl.all_gather_(array, self.cuts)
+        elif self.comm.size > 1:
+            host = to_numpy(array)
+            self._gather_on_host(host)
+            array.set(host)
+
+    def _gather_on_host(self, array: Array) -> None:
         if self.window is None:
             self.comm.all_gather_(array, self.cuts)
             return

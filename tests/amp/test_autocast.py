@@ -152,8 +152,8 @@ def test_where_it_begins_and_ends() -> None:
             raise RuntimeError("stop")
         assert F.linear(x, w).dtype == dtrain.bfloat16
     assert elsewhere == [dtrain.float32] and F.linear(x, w).dtype == dtrain.float32
-    with pytest.raises(ValueError, match="'cpu', got 'cuda'"):
-        dtrain.autocast("cuda")
+    with pytest.raises(ValueError, match="'cpu' or 'cuda', got 'mps'"):
+        dtrain.autocast("mps")
     with pytest.raises(TypeError, match="bfloat16 or float16, got float32"):
         dtrain.autocast("cpu", dtrain.float32)
 

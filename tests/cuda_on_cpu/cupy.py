@@ -9,6 +9,7 @@ which no step may do that is to become a CUDA graph. Kernels are compiled for th
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.cuda_on_cpu import emulator
+from tests.cuda_on_cpu import emulator, nccl
 
 _NAMES, _METHODS = (part.split() for part in (Path(__file__).parent / "cupy_names.txt").read_text().split("\n\n"))
 
@@ -56,11 +57,19 @@ class ndarray:  # noqa: N801
     def take(self, indices: Any, axis: Any = None) -> ndarray:
         return _wrapped(self._host.take(_index(indices), axis))
 
-    def get(self) -> np.ndarray:
-        Counter.syncs += 1
-        return self._host.copy()
+    def get(self, stream: Any = None, out: Any = None, blocking: bool = True) -> np.ndarray:
+        if out is None:
+            out = np.empty_like(self._host)
+        if blocking:
+            Counter.syncs += 1
+            out[...] = self._host
+        else:
+            assert out.shape == self.shape and out.dtype == self.dtype and self.flags.c_contiguous
+            _current().copy_later(out, self._host.copy())
+        return out
 
     def set(self, array: np.ndarray, stream: Any = None) -> None:
+        assert array.shape == self.shape and array.dtype == self.dtype
         self._host[...] = array
 
     def item(self) -> Any:
@@ -204,7 +213,7 @@ class Device:
 
     def __init__(self, device: int = 0) -> None:
         self.id = int(device)
-        if self.id != 0:
+        if self.id >= sys.modules["cupy"].cuda.runtime.getDeviceCount():
             raise RuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
 
     def __enter__(self) -> Device:
@@ -220,48 +229,65 @@ class Device:
         Counter.syncs += 1
 
     @property
+    def pci_bus_id(self) -> str:
+        return f"0000:{self.id:02X}:00.0"
+
+    @property
     def mem_info(self) -> tuple[int, int]:
         return 1 << 30, 1 << 31
 
 
 class Stream:
-    """Work on it is done at once."""
+    """Work on it is done at once, but copies to the host: who reads one without waiting for it finds NaN."""
 
     ptr = 0
 
     def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
-        pass
+        self.pending: list[tuple[np.ndarray, np.ndarray]] = []
+        self.before: list[Stream] = []
 
     def __enter__(self) -> Stream:
+        self.before.append(_current())
+        _here.stream = self
         return self
 
     def __exit__(self, *exc: Any) -> None:
-        pass
+        _here.stream = self.before.pop()
 
-    def use(self) -> Stream:
-        return self
+    def copy_later(self, out: np.ndarray, values: np.ndarray) -> None:
+        np.atleast_1d(out).view(np.uint8)[...] = 0xFF
+        self.pending.append((out, values))
 
     def record(self, event: Any = None) -> Any:
-        return event or Event()
+        return Event(self.pending)
 
-    def wait_event(self, event: Any) -> None:
-        pass
+    def wait_event(self, event: Event) -> None:
+        assert isinstance(event, Event)
 
     def synchronize(self) -> None:
-        Counter.syncs += 1
+        self.record().synchronize()
 
 
 class Event:
-    """It has happened."""
+    """After all copies that were begun before it."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def record(self, stream: Any = None) -> None:
-        pass
+    def __init__(self, pending: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        self.pending, self.copies = pending, list(pending)
 
     def synchronize(self) -> None:
         Counter.syncs += 1
+        for out, values in self.copies:
+            out[...] = values
+        done = set(map(id, self.copies))
+        self.pending[:] = [copy for copy in self.pending if id(copy) not in done]
+        self.copies = []
+
+
+_here, _null = threading.local(), Stream()
+
+
+def _current() -> Stream:
+    return getattr(_here, "stream", _null)
 
 
 class MemoryPool:
@@ -293,6 +319,14 @@ class OutOfMemoryError(MemoryError):
 
 def _pinned(nbytes: int) -> Any:
     return bytearray(nbytes)
+
+
+_registered: list[int] = []
+
+
+def _register(pointer: int, nbytes: int, flags: int) -> None:
+    assert pointer and nbytes > 0 and flags == 0 and pointer not in _registered
+    _registered.append(pointer)
 
 
 def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
@@ -355,13 +389,14 @@ def as_module() -> ModuleType:
         return _on_device(found) if callable(found) and not isinstance(found, type) else found
 
     module.__getattr__ = missing  # type: ignore[method-assign]
-    pool, null = MemoryPool(), Stream()
+    pool = MemoryPool()
     cuda = SimpleNamespace(
-        Device=Device, Stream=Stream, Event=Event, MemoryPool=MemoryPool, get_current_stream=lambda: null,
+        Device=Device, Stream=Stream, Event=Event, MemoryPool=MemoryPool, get_current_stream=_current, nccl=nccl,
         is_available=lambda: True, alloc_pinned_memory=_pinned,
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=SimpleNamespace(
             getDeviceCount=lambda: 1, getDevice=lambda: 0, deviceSynchronize=lambda: None,
+            hostRegister=_register, hostUnregister=_registered.remove,
             CUDARuntimeError=RuntimeError,
             runtimeGetVersion=lambda: 13000, driverGetVersion=lambda: 13000,
             getDeviceProperties=lambda i: {"name": b"emulated", "multiProcessorCount": 4, "major": 9, "minor": 0},
@@ -386,13 +421,16 @@ class _Linalg:
 @contextmanager
 def installed() -> Iterator[ModuleType]:
     """`import cupy` finds the stand-in inside."""
-    before = sys.modules.get("cupy")
-    sys.modules["cupy"] = module = as_module()
+    module = as_module()
     module.host, module.counter = host, Counter  # type: ignore[attr-defined]
+    here = {"cupy": module, "cupy.cuda": module.cuda}
+    before = {name: sys.modules.get(name) for name in here}
+    sys.modules.update(here)  # type: ignore[arg-type]
     try:
         yield module
     finally:
-        if before is None:
-            del sys.modules["cupy"]
-        else:
-            sys.modules["cupy"] = before
+        for name, old in before.items():
+            if old is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = old

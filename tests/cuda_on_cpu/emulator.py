@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class _Checks:
 
 
 _checks = _Checks()
+_one_at_a_time = threading.Lock()  # ranks may be threads
 
 
 @contextmanager
@@ -95,9 +97,10 @@ class Function:
         rooms = [self._room(i, a) for i, a in enumerate(args)]
         pointers = (ctypes.c_void_p * len(rooms))(*(room.argument.ctypes.data for room in rooms))
         three = [(ctypes.c_uint * 3)(*(tuple(sizes) + (1, 1))[:3]) for sizes in (grid, block)]
-        self.library.emulator_schedule(_SCHEDULES[_checks.schedule], ctypes.c_ulong(_checks.seed))
-        if not self.run(*three, ctypes.c_ulong(shared_mem), pointers):
-            raise EmulatorError(f"{self.name}: {self.library.emulator_error().decode()}")
+        with _one_at_a_time:
+            self.library.emulator_schedule(_SCHEDULES[_checks.schedule], ctypes.c_ulong(_checks.seed))
+            if not self.run(*three, ctypes.c_ulong(shared_mem), pointers):
+                raise EmulatorError(f"{self.name}: {self.library.emulator_error().decode()}")
         for i, room in enumerate(rooms):
             if not room.give_back():
                 raise EmulatorError(f"{self.name}: it writes outside of array {i}, {args[i].shape} {args[i].dtype}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,21 +45,25 @@ def train(
     make: Callable[[], nn.Module] = make_net,
     dtype: Any = np.float32,
     autocast: bool = False,
+    device: str = "cpu",
+    sharded: Any = None,
     **options: Any,
 ) -> tuple[str, list[float]]:
     """The fingerprint of the trained state, and the loss of every step (where the wrapper knows it)."""
     dtrain.manual_seed(3)
     rng = np.random.Generator(np.random.Philox(key=7))
     x, y = rng.standard_normal((samples, 1, 4, 4)).astype(dtype), rng.integers(0, 5, samples)
-    model = wrap(make().to(np.dtype(dtype)), comm, microbatches, **options)
-    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+    model = wrap(make().to(np.dtype(dtype)).to(device), comm, microbatches, **options)
+    make_optimizer = optim.SGD if sharded is None else partial(sharded, comm=comm)
+    optimizer = make_optimizer(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
     loader = data.DataLoader(
         data.ArrayDataset(x, y), batch_size, shuffle=True, comm=comm, microbatches=microbatches, drop_last=False
     )
     losses = []
     for _ in range(epochs):
         for images, labels in loader:
-            with dtrain.autocast("cpu", enabled=autocast):
+            images, labels = images.to(device), labels.to(device)
+            with dtrain.autocast(device, enabled=autocast):
                 loss = F.cross_entropy(model(images), labels)
             loss.backward()
             if model.synchronized:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["count", "require", "to_gpu"]
+import numpy as np
+
+__all__ = [
+    "Pinned", "count", "current_stream", "fetched", "new_stream", "pinned_zeros", "require", "to_gpu",
+]  # fmt: skip
 
 
 def count() -> int:
@@ -48,3 +55,61 @@ def to_gpu(x: Any, index: int | None) -> Any:
         return cupy.asarray(x)
     with cupy.cuda.Device(index):
         return cupy.array(x) if isinstance(x, cupy.ndarray) else cupy.asarray(x)
+
+
+def current_stream() -> Any:
+    """The stream on which this thread's work for its GPU is done."""
+    import cupy
+
+    return cupy.cuda.get_current_stream()
+
+
+def new_stream() -> Any:
+    """A stream whose work goes on beside that of all others; in order with them only by events."""
+    import cupy
+
+    return cupy.cuda.Stream(non_blocking=True)
+
+
+def fetched(x: Any) -> Callable[[], np.ndarray]:
+    """A function that returns the present values of x on the host; it alone waits for them."""
+    import cupy
+
+    values = pinned_zeros(x.shape, x.dtype)
+    cupy.ascontiguousarray(x).get(out=values, blocking=False)
+    event = cupy.cuda.get_current_stream().record()
+
+    def read() -> np.ndarray:
+        event.synchronize()
+        return values
+
+    return read
+
+
+class Pinned:
+    """Lets a GPU read and write host memory by itself for as long as this object lives: that of arrays of one piece."""
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        import cupy
+
+        start, last = arrays[0].ctypes.data, arrays[-1]
+        cupy.cuda.runtime.hostRegister(start, last.ctypes.data + last.nbytes - start, 0)
+        weakref.finalize(self, _release, start, arrays).atexit = False
+
+
+def _release(start: int, arrays: Sequence[np.ndarray]) -> None:
+    """arrays: so that their memory is there until now."""
+    import cupy
+
+    cupy.cuda.runtime.deviceSynchronize()
+    cupy.cuda.runtime.hostUnregister(start)
+
+
+def pinned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array on the host that a GPU can read and write by itself."""
+    import cupy
+
+    n = math.prod(shape)
+    array = np.frombuffer(cupy.cuda.alloc_pinned_memory(max(1, n) * dtype.itemsize), dtype, n).reshape(shape)
+    array[...] = 0
+    return array

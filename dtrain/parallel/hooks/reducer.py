@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.backend import Array
+from dtrain.backend import Array, on_gpu
 from dtrain.comm import Communicator
 from dtrain.nn.flat import Flat
 from dtrain.parallel.exchange import Exchange
@@ -35,6 +35,11 @@ class HookReducer(Reducer):
         self, owner: Any, comm: Communicator, flat: Flat, microbatches: int, header: int, overlap: bool,
         hook: Hook, names: dict[int, str], last: bool,
     ) -> None:  # fmt: skip
+        if on_gpu(flat.data):
+            raise TypeError(
+                f"communication hooks work on gradients in the host's memory, and {names[id(flat.tensors[0])]} is on "
+                f"{flat.tensors[0].device}: train without a hook, or on the CPU"
+            )
         self.hook, self.names, self.closes_step = hook, names, last
         super().__init__(owner, comm, flat, microbatches, header, exact=True, overlap=overlap)
 
