@@ -10,7 +10,7 @@ import numpy as np
 from dtrain.backend import reference
 from dtrain.backend.halves import bfloat16, finfo
 
-__all__ = ["DTYPES", "compare", "kernel_cases"]
+__all__ = ["DTYPES", "compare", "image_cases", "kernel_cases"]
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64), bfloat16, np.dtype(np.float16))
 
@@ -50,10 +50,73 @@ def kernel_cases(rows: int, columns: int, seed: int = 0) -> Iterator[tuple[str, 
 
     yield "layer_norm", layer_norm, {"x": x, "g": g, "w": w, "b": b}
     yield "layer_norm without weights", layer_norm, {"x": x, "g": g}
+
+    def batch_norm(k: Any, x: Any, g: Any, w: Any = None, b: Any = None) -> Any:
+        y, mean, var, kept = k.batch_norm(x, w, b, None, None, 1e-5)
+        again = k.batch_norm(x, w, b, mean, var, 1e-3)
+        grads = k.batch_norm_grad(g, kept, w, True, (True, True, True))
+        grads += k.batch_norm_grad(g, again[3], w, False, (True, False, False))[:1]
+        return y, mean, var, again[0], *k.batch_norm_stats(x), *k.batch_norm_grad_sums(g, kept), *grads
+
+    if rows > 1:
+        yield "batch_norm", batch_norm, {"x": x, "g": g, "w": w, "b": b}
+    if rows > 8:
+        yield "batch_norm far from 0", batch_norm, {"x": x + 8, "g": g}
     index = rng.integers(0, max(1, rows // 2), rows)
     yield "embedding_grad", lambda k, g, index: k.embedding_grad(g, index, rows + 1), {"g": g, "index": index}
     yield "add_at", lambda k, g, index: k.add_at(g, index, rows + 1), {"g": g[:, 0].copy(), "index": index}
     yield "column_sums", lambda k, g: k.column_sums(g), {"g": g}
+
+
+def image_cases(seed: int = 0) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any]]]:
+    """As `kernel_cases`, of images: windows that overlap, leave gaps, reach over the border, one and two dimensions."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape)
+
+    geometries = [
+        # images, channels in and out, groups; size, window, stride, padding, dilation
+        (2, 8, 16, 1, (7, 6), (3, 3), (1, 1), (1, 1), (1, 1)),
+        (2, 3, 5, 1, (8, 8), (3, 2), (2, 3), (1, 0), (2, 1)),
+        (3, 16, 8, 1, (5, 5), (1, 1), (1, 1), (0, 0), (1, 1)),
+        (2, 8, 8, 1, (5, 5), (1, 1), (2, 2), (0, 0), (1, 1)),
+        (2, 16, 32, 2, (6, 5), (2, 3), (1, 2), (0, 1), (1, 1)),
+        (2, 16, 16, 16, (7, 7), (3, 3), (2, 2), (1, 1), (1, 1)),
+        (2, 5, 5, 5, (7, 7), (3, 3), (1, 1), (1, 1), (2, 2)),
+        (2, 4, 6, 1, (9,), (4,), (2,), (3,), (1,)),
+        (0, 8, 8, 1, (4, 4), (3, 3), (1, 1), (1, 1), (1, 1)),
+    ]
+    for n, i, o, groups, size, window, *steps in geometries:
+        stride, padding, dilation = steps
+        out = tuple(
+            (s + 2 * p - d * (k - 1) - 1) // t + 1
+            for s, p, d, k, t in zip(size, padding, dilation, window, stride, strict=True)
+        )
+        where = f"of {i} -> {o} channels in {groups} groups, {size} by {window}, {stride}, {padding}, {dilation}"
+
+        def convolution(k: Any, x: Any, w: Any, b: Any, g: Any, at: Any = (out, size, window, groups, steps)) -> Any:
+            out, size, window, groups, steps = at
+            y = k.convolution(x, w, b, out, *steps, groups)
+            gx = k.convolution_data_grad(g, w, size, *steps, groups)
+            return y, gx, k.convolution_weight_grad(g, x, window, *steps, groups), k.channel_sums(g)
+
+        arrays = {"x": draw(n, i, *size), "w": draw(o, i // groups, *window), "b": draw(o), "g": draw(n, o, *out)}
+        yield f"convolution {where}", convolution, arrays
+
+        def pooling(k: Any, x: Any, g: Any, at: Any = (out, size, window, steps)) -> Any:
+            out, size, window, (stride, padding, dilation) = at
+            count = np.arange(1.0, 1 + np.prod(out)).reshape(out)
+            y, winner = k.max_pool(x, out, window, stride, padding, dilation)
+            results = [y, k.max_pool_grad(g, winner, size, window, stride, padding, dilation)]
+            if set(dilation) == {1}:
+                results.append(k.avg_pool(x, out, window, stride, padding, count))
+                results.append(k.avg_pool_grad(g, size, window, stride, padding, count))
+            return *results, k.adaptive_avg_pool(x, out), k.adaptive_avg_pool_grad(g, size)
+
+        # Numbers that two-byte floats hold, so that the same element wins.
+        x = rng.permutation(n * i * int(np.prod(size))).reshape(n, i, *size) % 101 / 8
+        yield f"pooling {where}", pooling, {"x": x, "g": draw(n, i, *out)}
 
 
 def compare(dtype: Any, run: Callable[..., Any], given: dict[str, Any], device: Callable[[Any], Any]) -> float:

@@ -8,20 +8,33 @@ well; but `ON_HOST`, which cannot be written so: arrays come to the host for the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
-from typing import Any
-
-import numpy as np
-
 from dtrain.backend import reference
 from dtrain.backend.reference import *  # noqa: F403
 
 # isort: split
 from dtrain.backend.cuda.attention import attention, attention_grad  # noqa: F401
+from dtrain.backend.cuda.columns import (  # noqa: F401
+    batch_norm,
+    batch_norm_grad,
+    batch_norm_grad_sums,
+    batch_norm_stats,
+    channel_sums,
+    column_sums,
+)
 from dtrain.backend.cuda.elementwise import erf, gelu, gelu_grad, relu, relu_grad  # noqa: F401
-from dtrain.backend.cuda.pooling import avg_pool, avg_pool_grad  # noqa: F401
-from dtrain.backend.cuda.product import column_sums, linear, matmul  # noqa: F401
+from dtrain.backend.cuda.host import on_host
+from dtrain.backend.cuda.images import (  # noqa: F401
+    adaptive_avg_pool,
+    adaptive_avg_pool_grad,
+    avg_pool,
+    avg_pool_grad,
+    convolution,
+    convolution_data_grad,
+    convolution_weight_grad,
+    max_pool,
+    max_pool_grad,
+)
+from dtrain.backend.cuda.product import linear, matmul  # noqa: F401
 from dtrain.backend.cuda.rows import (  # noqa: F401
     cross_entropy,
     cross_entropy_grad,
@@ -36,32 +49,10 @@ __all__ = [*reference.__all__, "ON_HOST"]
 
 #: Rare functions, and what draws numbers.
 ON_HOST = (
-    "adaptive_avg_pool", "adaptive_avg_pool_grad", "bessel_ie", "ctc", "ctc_grad", "digamma", "dropout_mask", "erfc",
+    "bessel_ie", "ctc", "ctc_grad", "digamma", "dropout_mask", "erfc",
     "erfcx", "erfinv", "lgamma", "log_ndtr", "max_places", "ndtri", "polygamma", "zeta",
 )  # fmt: skip
 
 
-def _on_host(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(kernel)
-    def call(*args: Any) -> Any:
-        return _to_device(kernel(*map(_to_host, args)))
-
-    return call
-
-
-def _to_host(x: Any) -> Any:
-    if isinstance(x, (tuple, list)):
-        return type(x)(map(_to_host, x))
-    return x.get() if hasattr(x, "get") and hasattr(x, "dtype") else x
-
-
-def _to_device(x: Any) -> Any:
-    import cupy
-
-    if isinstance(x, (tuple, list)):
-        return type(x)(map(_to_device, x))
-    return cupy.asarray(x) if isinstance(x, (np.ndarray, np.generic)) else x
-
-
 for _name in ON_HOST:
-    globals()[_name] = _on_host(getattr(reference, _name))
+    globals()[_name] = on_host(getattr(reference, _name))

@@ -43,6 +43,26 @@ template <typename T> struct __align__(16) Pack {
   T at[SIZE];
 };
 
+// Neighbours that a thread works on: a Pack of them where WHOLE, or one.
+template <typename T, bool WHOLE> struct Few {
+  static constexpr int SIZE = WHOLE ? Pack<T>::SIZE : 1;
+  T at[SIZE];
+  __device__ __forceinline__ void read(const T* x) {
+    if (WHOLE) {
+      *reinterpret_cast<Pack<T>*>(at) = *reinterpret_cast<const Pack<T>*>(x);
+    } else {
+      at[0] = x[0];
+    }
+  }
+  __device__ __forceinline__ void write(T* x) const {
+    if (WHOLE) {
+      *reinterpret_cast<Pack<T>*>(x) = *reinterpret_cast<const Pack<T>*>(at);
+    } else {
+      x[0] = at[0];
+    }
+  }
+};
+
 __device__ __forceinline__ float infinity_of(float) { return __int_as_float(0x7f800000); }
 __device__ __forceinline__ double infinity_of(double) { return __longlong_as_double(0x7ff0000000000000ll); }
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dtrain.backend.halves import bfloat16
 
-__all__ = ["CTYPES", "OPTIONS", "blocks", "kernel", "source"]
+__all__ = ["CTYPES", "OPTIONS", "blocks", "kernel", "pointer", "source", "wide"]
 
 HERE = Path(__file__).parent
 
@@ -48,6 +49,16 @@ def kernel(name: str, function: str) -> Callable[..., None]:
     module = cupy.RawModule(code=source(name), options=OPTIONS, name_expressions=[function])
     started: Callable[..., None] = module.get_function(function)
     return started
+
+
+def wide(dtype: Any) -> Any:
+    """The type in which numbers of a dtype are computed with: NumPy's float32, but float64 for float64."""
+    return np.float64 if dtype == np.float64 else np.float32
+
+
+def pointer(x: Any) -> Any:
+    """An argument for a pointer that may be null, where x is None."""
+    return np.uintp(0) if x is None else x
 
 
 def blocks(n: int, threads: int, at_most: int = 1 << 16) -> tuple[int]:

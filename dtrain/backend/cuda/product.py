@@ -1,4 +1,4 @@
-"""Products of matrices, by the library that CuPy calls (cuBLAS); sums over columns. See `reference/product.py`."""
+"""Products of matrices, by the library that CuPy calls (cuBLAS). See `reference/product.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from dtrain.backend.halves import HALVES
 
-__all__ = ["column_sums", "linear", "matmul"]
+__all__ = ["linear", "matmul"]
 
 
 def matmul(x: Any, y: Any) -> Any:
@@ -25,8 +25,3 @@ def linear(x: Any, weight: Any, bias: Any) -> Any:
     if bias is not None:
         y += bias
     return y
-
-
-def column_sums(x: Any) -> Any:
-    """(N, O) -> (O,), added up in float32 at least."""
-    return x.sum(0, dtype=np.float32).astype(x.dtype) if x.dtype in HALVES else x.sum(0)

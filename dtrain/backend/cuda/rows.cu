@@ -209,22 +209,3 @@ __global__ void layer_norm_grad(const T* g, const T* x, const P* weight, const w
     return (d - sum - (v - mean) * scale * along) * scale;
   });
 }
-
-// The sums of g n and of g over the rows of each chunk: (chunks, columns) each. A thread sums a column of a chunk.
-template <typename T>
-__global__ void layer_norm_weight_grad(const T* g, const T* x, const wide_t<T>* means, const wide_t<T>* scales,
-                                       wide_t<T>* g_weight, wide_t<T>* g_bias, index_t rows, index_t columns,
-                                       index_t chunk) {
-  typedef wide_t<T> W;
-  const index_t j = blockIdx.x * index_t(blockDim.x) + threadIdx.x;
-  if (j >= columns) return;
-  const index_t first = blockIdx.y * chunk, end = first + chunk < rows ? first + chunk : rows;
-  W of_weight = W(0), of_bias = W(0);
-  for (index_t row = first; row < end; ++row) {
-    const W d = widen(g[row * columns + j]);
-    of_weight += d * ((widen(x[row * columns + j]) - means[row]) * scales[row]);
-    of_bias += d;
-  }
-  g_weight[blockIdx.y * columns + j] = of_weight;
-  g_bias[blockIdx.y * columns + j] = of_bias;
-}

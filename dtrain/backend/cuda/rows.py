@@ -8,16 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.backend.cuda.loader import CTYPES, kernel
+from dtrain.backend.cuda.columns import parameters, sums_of
+from dtrain.backend.cuda.loader import CTYPES, kernel, pointer, wide
 
 __all__ = ["cross_entropy", "cross_entropy_grad", "layer_norm", "layer_norm_grad", "log_softmax", "softmax"]
 
 _WARPS = 4  # of a block, a row each
 _HELD = 4  # of how many 16 bytes of a row a thread takes care
-
-
-def _wide(dtype: Any) -> Any:
-    return np.float64 if dtype == np.float64 else np.float32
 
 
 def _run(function: str, rows: int, columns: int, args: tuple[Any, ...]) -> None:
@@ -40,11 +37,6 @@ def _run(function: str, rows: int, columns: int, args: tuple[Any, ...]) -> None:
     items = next(n for n in (1, 2, 4, 8, math.inf) if items <= n)
     row = f"{'true' if packs <= 32 * _HELD else 'false'}, {items if whole and items <= 2 * _HELD else 0}"
     kernel("rows", function.replace("ROW", row))((int(grid),), (threads,), args)
-
-
-def _pointer(x: Any) -> Any:
-    """An argument for a pointer that may be null."""
-    return np.uintp(0) if x is None else x
 
 
 def softmax(x: Any, axis: int) -> Any:
@@ -75,11 +67,11 @@ def cross_entropy(logits: Any, target: Any, weight: Any, smoothing: float) -> tu
     """The loss of each row. Keeps the logits and the logarithms of the sums of their exponentials."""
     import cupy
 
-    x, dtype = cupy.ascontiguousarray(logits), _wide(logits.dtype)
+    x, dtype = cupy.ascontiguousarray(logits), wide(logits.dtype)
     rows, columns = x.shape
     loss, log_sums = cupy.empty(rows, x.dtype), cupy.empty(rows, dtype)
     target = cupy.ascontiguousarray(target, dtype=np.int64)
-    args = x, target, _pointer(weight), loss, log_sums, np.int64(rows), np.int64(columns), dtype(smoothing)
+    args = x, target, pointer(weight), loss, log_sums, np.int64(rows), np.int64(columns), dtype(smoothing)
     _run(f"cross_entropy<{CTYPES[x.dtype]}, ROW>", rows, columns, args)
     return loss, x, log_sums
 
@@ -91,7 +83,7 @@ def cross_entropy_grad(g: Any, e: Any, total: Any, target: Any, weight: Any, smo
     gx, (rows, columns) = cupy.empty(e.shape, e.dtype), e.shape
     g = cupy.ascontiguousarray(cupy.asarray(g, e.dtype))
     target = cupy.ascontiguousarray(target, dtype=np.int64)
-    args = e, total, target, _pointer(weight), gx, np.int64(rows), np.int64(columns), _wide(e.dtype)(smoothing)
+    args = e, total, target, pointer(weight), gx, np.int64(rows), np.int64(columns), wide(e.dtype)(smoothing)
     _run(f"cross_entropy_grad<{CTYPES[e.dtype]}, ROW>", rows, columns, (g, np.int32(g.ndim and g.size > 1), *args))
     return gx
 
@@ -100,19 +92,13 @@ def layer_norm(x: Any, weight: Any, bias: Any, eps: float) -> tuple[Any, Any]:
     """(x - mean) / sqrt(var + eps) * weight + bias over each row. Keeps x, the means and 1 / sqrt(var + eps)."""
     import cupy
 
-    x, dtype = cupy.ascontiguousarray(x), _wide(x.dtype)
-    (rows, columns), P = x.shape, _parameters(x, weight, bias)
+    x, dtype = cupy.ascontiguousarray(x), wide(x.dtype)
+    (weight, bias), P = parameters(x.dtype, weight, bias)
+    rows, columns = x.shape
     y, means, scales = cupy.empty(x.shape, x.dtype), cupy.empty(rows, dtype), cupy.empty(rows, dtype)
-    parameters = [None if p is None else cupy.ascontiguousarray(p, dtype=P) for p in (weight, bias)]
-    args = x, *map(_pointer, parameters), y, means, scales, np.int64(rows), np.int64(columns), dtype(eps)
+    args = x, pointer(weight), pointer(bias), y, means, scales, np.int64(rows), np.int64(columns), dtype(eps)
     _run(f"layer_norm<{CTYPES[x.dtype]}, {CTYPES[P]}, ROW>", rows, columns, args)
     return y, (x, means, scales)
-
-
-def _parameters(x: Any, *given: Any) -> np.dtype:
-    """The dtype in which weight and bias are read."""
-    dtypes = {p.dtype for p in given if p is not None}
-    return dtypes.pop() if len(dtypes) == 1 else np.dtype(_wide(x.dtype)) if dtypes else x.dtype
 
 
 def layer_norm_grad(g: Any, kept: Any, weight: Any, needs: Sequence[bool]) -> list[Any]:
@@ -125,15 +111,9 @@ def layer_norm_grad(g: Any, kept: Any, weight: Any, needs: Sequence[bool]) -> li
     gx = g_weight = g_bias = None
     if needs[0]:
         gx = cupy.empty(x.shape, x.dtype)
-        P = _parameters(x, weight)
-        args = g, x, _pointer(None if weight is None else cupy.ascontiguousarray(weight, dtype=P)), means, scales, gx
+        [weight], P = parameters(x.dtype, weight)
+        args = g, x, pointer(weight), means, scales, gx
         _run(f"layer_norm_grad<{C}, {CTYPES[P]}, ROW>", rows, columns, (*args, *sizes))
     if needs[1] or needs[2]:
-        chunk = max(1, -(-rows // 256), min(16, rows))
-        chunks = -(-rows // chunk)
-        sums = cupy.zeros((2, chunks, columns), means.dtype)
-        if x.size:
-            run = kernel("rows", f"layer_norm_weight_grad<{C}>")
-            run((-(-columns // 128), chunks), (128,), (g, x, means, scales, *sums, *sizes, np.int64(chunk)))
-        g_weight, g_bias = sums.sum(1)
+        g_bias, g_weight = sums_of("LayerNormSums", 2, g, x, means, scales)
     return [gx, g_weight if needs[1] else None, g_bias if needs[2] else None]

@@ -5,13 +5,14 @@ Images have 1, 2 or 3 dimensions behind (N, C). A tuple of `Sizes` has a number 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 
 import numpy as np
 
 __all__ = [
     "border",
+    "channel_rows",
     "channels_first",
     "channels_last",
     "contiguous",
@@ -44,6 +45,14 @@ def filled(shape: Sizes, value: float, like: np.ndarray) -> np.ndarray:
     made = np.empty(shape, like.dtype, like=like)
     made[...] = value
     return made
+
+
+def channel_rows(x: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """(N, C, ...) -> (R, C), and the way back."""
+    if x.ndim == 2:
+        return x, lambda rows: rows
+    last = contiguous(np.moveaxis(x, 1, -1))
+    return last.reshape(-1, x.shape[1]), lambda rows: np.moveaxis(rows.reshape(last.shape), -1, 1)
 
 
 def channels_first(x: np.ndarray) -> np.ndarray:

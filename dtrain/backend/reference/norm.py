@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from dtrain.backend.halves import halved, widened
-from dtrain.backend.reference.layout import contiguous, sum_rows
+from dtrain.backend.reference.layout import channel_rows, sum_rows
 
 __all__ = ["batch_norm", "batch_norm_grad", "batch_norm_grad_sums", "batch_norm_stats", "layer_norm", "layer_norm_grad"]
-
-
-def _channel_rows(x: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """(N, C, ...) -> (R, C), and the way back."""
-    if x.ndim == 2:
-        return x, lambda rows: rows
-    last = contiguous(np.moveaxis(x, 1, -1))
-    return last.reshape(-1, x.shape[1]), lambda rows: np.moveaxis(rows.reshape(last.shape), -1, 1)
 
 
 def batch_norm(
@@ -33,7 +25,7 @@ def batch_norm(
     mean and var None: those of x (biased). Returns y, mean, var, and what the gradient needs: the normalised
     rows (R, C) and 1 / sqrt(var + eps).
     """
-    rows, back = _channel_rows(widened(x))
+    rows, back = channel_rows(widened(x))
     if mean is None or var is None:
         share = rows.dtype.type(1 / max(1, len(rows)))
         mean = sum_rows(rows) * share
@@ -55,7 +47,7 @@ def _affine(normal: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | No
 
 def batch_norm_stats(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Per channel, the mean of x and the sum of (x - mean)^2, both 0 where there is no sample. (N, C, ...) -> (C,)"""
-    rows, _ = _channel_rows(widened(x))
+    rows, _ = channel_rows(widened(x))
     mean = sum_rows(rows) * rows.dtype.type(1 / max(1, len(rows)))
     centred = rows - mean
     return mean, sum_rows(centred * centred)
@@ -63,7 +55,7 @@ def batch_norm_stats(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def batch_norm_grad_sums(g: np.ndarray, kept: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Per channel, the sums of g and of g times the normalised x: the gradients of bias and weight. (C,)"""
-    rows, _ = _channel_rows(widened(g))
+    rows, _ = channel_rows(widened(g))
     return sum_rows(rows), sum_rows(rows * kept[0])
 
 
@@ -80,7 +72,7 @@ def batch_norm_grad(
     sums: where x was a part of the batch whose statistics were taken, batch_norm_grad_sums of the whole batch,
     and its number of values per channel.
     """
-    (normal, scale), (rows, back) = kept, _channel_rows(widened(g))
+    (normal, scale), (rows, back) = kept, channel_rows(widened(g))
     g_bias, g_weight = sum_rows(rows), sum_rows(rows * normal)
     gx = None
     if needs[0]:

@@ -11,9 +11,25 @@ from tests.cuda_on_cpu import nvrtc
 
 TYPES = ("float", "double", "__half", "__nv_bfloat16")
 INSTANCES = {
+    "columns": [
+        *(f"column_parts<{t}, {f}, {whole}>" for t in TYPES for whole in ("true", "false")
+          for f in ("Sums", "Moments", "BatchNormSums", "LayerNormSums")),
+        *(f"{name}<{t}>" for name in ("finish_sums", "finish_moments") for t in ("float", "double")),
+        *(f"{name}<{t}, float, {whole}>" for name in ("batch_norm", "batch_norm_grad") for t in TYPES
+          for whole in ("true", "false")),
+    ],
     "elementwise": [
         *(f"unary<{f}, {t}>" for f in ("Relu", "Gelu", "Erf") for t in TYPES),
         *(f"binary<{f}, {t}>" for f in ("ReluGrad", "GeluGrad") for t in TYPES),
+    ],
+    "images": [
+        f"{name}<{t}, {whole}>"
+        for name in (
+            "im2col", "col2im", "avg_pool", "avg_pool_grad", "adaptive_avg_pool", "adaptive_avg_pool_grad", "depthwise",
+            "depthwise_data_grad", "depthwise_weight_parts", "max_pool", "max_pool_grad",
+        )
+        for t in (f"{t}, unsigned char" if name.startswith("max") else t for t in TYPES)
+        for whole in ("true", "false")
     ],
     "rows": [
         f"{name}<{t}, {extra}{team}, {items}>"
@@ -24,7 +40,7 @@ INSTANCES = {
         for t in TYPES
         for team in ("true", "false")
         for items in (0, 1, 4)
-    ] + [f"layer_norm_weight_grad<{t}>" for t in TYPES],
+    ],
     "table": [f"embedding_grad<{t}, long long>" for t in TYPES],
 }  # fmt: skip
 

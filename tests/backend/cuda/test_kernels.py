@@ -7,7 +7,7 @@ import pytest
 
 from dtrain.backend import reference
 from dtrain.backend.halves import bfloat16
-from dtrain.gpucheck.kernels import DTYPES, compare, kernel_cases
+from dtrain.gpucheck.kernels import DTYPES, compare, image_cases, kernel_cases
 from tests.cuda_on_cpu.emulator import checking
 
 SCHEDULES = ("forward", "reverse", "random")
@@ -18,6 +18,13 @@ SCHEDULES = ("forward", "reverse", "random")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_kernels_compute_what_the_reference_does(gpu, dtype, shape):
     for i, (name, run, given) in enumerate(kernel_cases(*shape)):
+        with checking(SCHEDULES[i % 3], seed=i):
+            assert compare(dtype, run, given, gpu.asarray) <= 1, name
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_images(gpu, dtype):
+    for i, (name, run, given) in enumerate(image_cases()):
         with checking(SCHEDULES[i % 3], seed=i):
             assert compare(dtype, run, given, gpu.asarray) <= 1, name
 
