@@ -26,6 +26,7 @@ from dtrain import (
     autograd,
     checkpoint,
     comm,
+    cuda,
     data,
     func,
     hub,

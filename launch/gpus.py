@@ -35,7 +35,7 @@ def bind(device: str, comm: Communicator) -> str:
 
 def _take(device: str, local_rank: int) -> tuple[str, str]:
     """The name of this rank's GPU, which is its current one from now on, and where in the host it is."""
-    from dtrain.backend.cuda.device import count, require
+    from dtrain.backend.gpus import count, require
 
     text = device.partition(":")[2]
     if device != "cuda" and not text.isdigit():

@@ -34,8 +34,8 @@ LAYERS = (
     "dtrain.hub",
     "dtrain.models",
     "dtrain",
-    "dtrain.gpucheck",
     "launch",
+    "dtrain.gpucheck",
 )
 
 LINES = 400

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dtrain.autograd.memory import explain
 from dtrain.autograd.under_way import under_way
 from dtrain.autograd.writes import check_unspoiled, writes
 from dtrain.backend import Array, xp_of
@@ -226,9 +227,11 @@ def walk(
     visited = _count_consumers(start, stops, between)
     try:
         _propagate(start, found, stops, between, retain_graph, leave or not wanted, again)
-    except BaseException:
+    except BaseException as error:
         for node in visited:
             node.pending, node.grad, node.owned = 0, None, False
+        if isinstance(error, MemoryError):
+            explain(error, "backward", seeds)
         raise
     return [found.get(id(end)) for end in wanted]
 

@@ -44,6 +44,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd.graph import Joint, Node, Pieces
+from dtrain.autograd.memory import explain
 from dtrain.autograd.mode import mode
 from dtrain.autograd.tensor import Tensor
 from dtrain.backend import device_of, on_gpu, to_device
@@ -120,6 +121,9 @@ def op(function: Callable[..., Any] | None = None, *, halves: bool = False, lowe
                 f"{rule.name}: shapes {' and '.join(map(str, shapes))} do not broadcast; counted from the last "
                 "dimension, sizes must be equal, or one of them 1"
             ) from None
+        except MemoryError as error:
+            explain(error, rule.name, args)
+            raise
         except TypeError:
             devices = sorted({a.device for a in args if isinstance(a, Tensor)})
             if len(devices) < 2:

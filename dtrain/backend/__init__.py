@@ -104,7 +104,7 @@ def to_device(x: Array, device: str) -> Array:
         return x.get() if on_gpu(x) else x
     if kind != "cuda" or (index and not index.isdigit()):
         raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:0' and so on, got {str(device)!r}")
-    from dtrain.backend.cuda.device import to_gpu
+    from dtrain.backend.gpus import to_gpu
 
     return to_gpu(x, int(index) if index else None)
 
@@ -115,7 +115,7 @@ def fetched(x: Array) -> Callable[[], np.ndarray]:
     The work that is given to a GPU in between goes on meanwhile.
     """
     if on_gpu(x):
-        from dtrain.backend.cuda.device import fetched as from_gpu
+        from dtrain.backend.gpus import fetched as from_gpu
 
         return from_gpu(x)
     values = x.copy()

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 import dtrain
-from dtrain.backend.cuda.device import require
-from dtrain.gpucheck import kernels, speed, training
+from dtrain.backend.gpus import require
+from dtrain.gpucheck import kernels, ranks, speed, steps, training
 
 __all__ = ["Report", "main"]
 
@@ -70,17 +70,34 @@ def _training(report: Report) -> None:
     for name in training.MODELS:
 
         def check(name: str = name) -> None:
-            losses, parameters = training.train(name, "cpu")
-            of_gpu, on_gpu = training.train(name, "cuda")
-            _, again = training.train(name, "cuda")
+            losses, parameters, _ = training.train(name, "cpu")
+            of_gpu, on_gpu, _ = training.train(name, "cuda")
+            _, again, _ = training.train(name, "cuda")
             same = all((a == b).all() for a, b in zip(on_gpu, again, strict=True))
             report.say("training", f"{name}: two runs give the same bits", same, same)
             error = max(float(np.abs(a - b).max()) for a, b in zip(parameters, on_gpu, strict=True))
             report.say("training", f"{name}: largest difference to the CPU's parameters", error, error < 1e-4)
             error = max(abs(a - b) for a, b in zip(losses, of_gpu, strict=True))
             report.say("training", f"{name}: largest difference to the CPU's losses", error, error < 1e-4)
+            for mixed, limit in ((False, 1e-4), (True, 0.1)):
+                here, there = (training.train(name, device, 1, mixed)[2] for device in ("cpu", "cuda"))
+                # Relative to the largest element of the parameter's gradient.
+                error = max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in zip(here, there, strict=True))
+                text = f"{name}: largest relative difference of gradients{', in bfloat16' if mixed else ''}"
+                report.say("training", text, error, error < limit)
 
         report.attempt("training", name, check)
+
+
+def _ranks(report: Report) -> None:
+    def check() -> None:
+        one, two = ranks.of_ranks(1), ranks.of_ranks(2)
+        for found in (one, two):
+            report.say("ranks", f"by way of {found['way']}, steps/s", found["steps_per_second"])
+        same = one["sha256"] == two["sha256"]
+        report.say("ranks", "two ranks have the bits of one", same, same)
+
+    report.attempt("ranks", "jobs of one and two ranks", check)
 
 
 def _speed(report: Report) -> None:
@@ -94,13 +111,15 @@ def _speed(report: Report) -> None:
 
     report.attempt("speed", "ceilings", limits)
     report.attempt("speed", "bandwidths", bandwidths)
-    for name in ("mlp", "resnet18"):
-        for library in ("dtrain", "torch"):
+    for name, work in steps.WORKLOADS.items():
+        for library in ("dtrain", "torch", "compiled"):
 
-            def steps(name: str = name, library: str = library) -> None:
-                report.say("speed", f"{name}, {library}, steps/s", speed.steps_per_second(name, library))
+            def run(name: str = name, library: str = library, flops: float = work.flops) -> None:
+                rate = steps.steps_per_second(name, library)
+                report.say("speed", f"{name}, {library}, steps/s", rate)
+                report.say("speed", f"{name}, {library}, TFLOP/s", rate * flops / 1e12)
 
-            report.attempt("speed", f"{name}, {library}", steps)
+            report.attempt("speed", f"{name}, {library}", run)
 
 
 def main() -> int:
@@ -118,6 +137,7 @@ def main() -> int:
     _versions(report, cupy)
     _kernels(report, cupy)
     _training(report)
+    _ranks(report)
     _speed(report)
     report.say("summary", "checks that went wrong", report.failed)
     return min(report.failed, 1)

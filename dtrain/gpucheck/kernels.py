@@ -58,14 +58,14 @@ def kernel_cases(rows: int, columns: int, seed: int = 0) -> Iterator[tuple[str, 
         grads += k.batch_norm_grad(g, again[3], w, False, (True, False, False))[:1]
         return y, mean, var, again[0], *k.batch_norm_stats(x), *k.batch_norm_grad_sums(g, kept), *grads
 
-    if rows > 1:
+    if rows > 8:  # of few rows variances are small by chance, and what is divided by them has few right digits
         yield "batch_norm", batch_norm, {"x": x, "g": g, "w": w, "b": b}
-    if rows > 8:
-        yield "batch_norm far from 0", batch_norm, {"x": x + 8, "g": g}
+        yield "batch_norm far from 0", batch_norm, {"x": x + 3, "g": g}
     index = rng.integers(0, max(1, rows // 2), rows)
     yield "embedding_grad", lambda k, g, index: k.embedding_grad(g, index, rows + 1), {"g": g, "index": index}
     yield "add_at", lambda k, g, index: k.add_at(g, index, rows + 1), {"g": g[:, 0].copy(), "index": index}
     yield "column_sums", lambda k, g: k.column_sums(g), {"g": g}
+    yield "square_sum", lambda k, x: k.square_sum(x), {"x": x}
 
 
 def image_cases(seed: int = 0) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any]]]:

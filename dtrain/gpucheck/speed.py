@@ -1,21 +1,19 @@
-"""How fast kernels and steps are on the GPU, beside the card's own copies and products, and PyTorch's steps."""
+"""How fast kernels are on the GPU, beside the card's own copies and products."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-import dtrain
-from dtrain import nn, optim
+from dtrain import optim
+from dtrain.autograd import Tensor
 from dtrain.backend.halves import bfloat16
-from dtrain.nn import functional
+from dtrain.backend.random import Purpose, stream
 
-__all__ = ["ceilings", "kernel_bandwidths", "steps_per_second"]
+__all__ = ["ceilings", "kernel_bandwidths"]
 
 
 def _milliseconds(run: Callable[[], Any], repeats: int = 20) -> float:
@@ -80,59 +78,36 @@ def kernel_bandwidths(rows: int = 16384, columns: int = 4096) -> Iterator[tuple[
             "layer_norm_grad, of the weights": (
                 lambda g=g, k=kept, w=w: cuda.layer_norm_grad(g, k, w, (False, True, True)), 2
             ),
+            "column_sums": (lambda x=x: cuda.column_sums(x), 1),
+            "square_sum": (lambda x=x: cuda.square_sum(x), 1),
+            "dropout_mask": (lambda s=x.shape, n=x.itemsize: cuda.dropout_mask(stream(0, Purpose.GRAPH), s, 0.1), 0),
+        }  # fmt: skip
+        images = x.reshape(64, 32, 32, -1).transpose(0, 3, 1, 2)
+        of_g, channels = g.reshape(64, 32, 32, -1).transpose(0, 3, 1, 2), images.shape[1]
+        weight, steps = cupy.ones(channels, np.float32), ((1, 1), (1, 1), (1, 1))
+        *_, kept = cuda.batch_norm(images, weight, weight, None, None, 1e-5)
+        pooled, winner = cuda.max_pool(images, (32, 32), (3, 3), *steps)
+        calls |= {
+            "batch_norm": (lambda x=images, w=weight: cuda.batch_norm(x, w, w, None, None, 1e-5), 3),
+            "batch_norm_grad": (
+                lambda g=of_g, k=kept, w=weight: cuda.batch_norm_grad(g, k, w, True, (True, True, True)), 5
+            ),
+            "max_pool": (lambda x=images, s=steps: cuda.max_pool(x, (32, 32), (3, 3), *s), 2),
+            "max_pool_grad": (
+                lambda g=pooled, w=winner, s=steps: cuda.max_pool_grad(g, w, (32, 32), (3, 3), *s), 2
+            ),
+            "adaptive_avg_pool": (lambda x=images: cuda.adaptive_avg_pool(x, (1, 1)), 1),
         }  # fmt: skip
         for name, (run, passes) in calls.items():
-            yield f"{name}, {dtype}", passes * x.nbytes / _milliseconds(run) / 1e9
+            moved = passes * x.nbytes if passes else x.size  # a mask of bytes
+            yield f"{name}, {dtype}", moved / _milliseconds(run) / 1e9
+    flat = [cupy.random.standard_normal(1 << 26, np.float32) for _ in range(4)]
+    optimizer = optim.AdamW([Tensor(flat[0])])
+    options = {name: optimizer.defaults[name] for name in optimizer._options}
 
+    def update(p: Any, g: Any, m: Any, v: Any) -> None:
+        optimizer.update(p, g, {"exp_avg": m, "exp_avg_sq": v}, 3, **options)
 
-def _mlp(module: Any) -> Any:
-    first, second, last = module.Linear(784, 1024), module.Linear(1024, 1024), module.Linear(1024, 10)
-    return module.Sequential(first, module.ReLU(), second, module.ReLU(), last)
-
-
-def _resnet(library: str) -> Any:
-    return import_module("torchvision.models" if library == "torch" else "dtrain.models").resnet18(num_classes=10)
-
-
-_WORKLOADS: dict[str, tuple[tuple[int, ...], Callable[[str, Any], Any]]] = {
-    "mlp": ((256, 784), lambda library, module: _mlp(module)),
-    "resnet18": ((256, 3, 32, 32), lambda library, module: _resnet(library)),
-}
-
-
-def steps_per_second(name: str, library: str, seconds: float = 4.0) -> float:
-    """Of training steps (SGD with momentum, float32) on batches that lie on the GPU. library: "dtrain" or "torch"."""
-    shape, make = _WORKLOADS[name]
-    rng = np.random.default_rng(0)
-    x, y = rng.standard_normal(shape).astype(np.float32), rng.integers(0, 10, shape[0])
-    if library == "dtrain":
-        import cupy
-
-        model = make(library, nn).to("cuda")
-        optimizer: Any = optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-        inputs: Any = dtrain.tensor(x, device="cuda"), dtrain.tensor(y, device="cuda")
-        loss_of: Any = functional.cross_entropy
-        wait = cupy.cuda.runtime.deviceSynchronize
-    else:
-        import torch
-
-        model = make(library, torch.nn).cuda()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-        inputs = torch.from_numpy(x).cuda(), torch.from_numpy(y).cuda()
-        loss_of, wait = torch.nn.functional.cross_entropy, torch.cuda.synchronize
-
-    def step() -> None:
-        loss_of(model(inputs[0]), inputs[1]).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    for _ in range(5):
-        step()
-    wait()
-    done, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        for _ in range(5):
-            step()
-        wait()
-        done += 5
-    return done / (time.perf_counter() - start)
+    for a in flat[2:]:
+        cupy.abs(a, out=a)
+    yield "update of AdamW, float32", 7 * flat[0].nbytes / _milliseconds(lambda: cuda.each_element(update, *flat)) / 1e9

@@ -67,19 +67,27 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 }
 
 
-def train(name: str, device: str, steps: int = 3) -> tuple[list[float], list[np.ndarray]]:
-    """The losses of some steps of SGD with momentum, and the parameters after them."""
+def train(
+    name: str, device: str, steps: int = 3, mixed: bool = False
+) -> tuple[list[float], list[np.ndarray], list[np.ndarray]]:
+    """The losses of some steps of SGD with momentum, the parameters after them, and the first step's gradients.
+
+    mixed: products in bfloat16.
+    """
     make, draw = MODELS[name]
     dtrain.manual_seed(0)
     model = make().to(device)
     optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    losses = []
+    losses: list[Any] = []
+    gradients: list[np.ndarray] = []
     for step in range(steps):
         rng = np.random.default_rng(step)
         x, y = dtrain.tensor(draw(rng), device=device), dtrain.tensor(rng.integers(0, 5, 6), device=device)
-        loss = functional.cross_entropy(model(x), y)
+        with dtrain.autocast(device, dtrain.bfloat16, enabled=mixed):
+            loss = functional.cross_entropy(model(x), y)
         loss.backward()
+        gradients = gradients or [p.grad.cpu().numpy().copy() for p in model.parameters()]
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.detach())
-    return [float(loss) for loss in losses], [p.detach().cpu().numpy() for p in model.parameters()]
+    return [float(loss) for loss in losses], [p.detach().cpu().numpy() for p in model.parameters()], gradients

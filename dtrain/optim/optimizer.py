@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Tensor, enable_grad, mark_written
-from dtrain.backend import Array, elements_at_a_time
+from dtrain.backend import Array, backend_of
 from dtrain.backend.random import key
 from dtrain.nn.flat import Flat, flatten
 from dtrain.optim.checks import WITHOUT_EFFECT, number
@@ -173,11 +173,11 @@ class Optimizer(Hooked):
         data, grad = state.flat.data[state.own], state.flat.grad[state.own]
         step = state.counts[0]["step"] + 1
         numbers = {name: state.counts[0][name] for name in self.numbers}
-        chunk = elements_at_a_time(data)
-        for lo in range(0, len(data), chunk):
-            part = slice(lo, lo + chunk)
-            arrays = {name: a[part] for name, a in state.arrays.items()}
-            self.update(data[part], grad[part], {**arrays, **numbers}, step, **options)
+
+        def update(p: Array, g: Array, *arrays: Array) -> None:
+            self.update(p, g, {**dict(zip(state.arrays, arrays, strict=True)), **numbers}, step, **options)
+
+        backend_of(data).each_element(update, data, grad, *state.arrays.values())
         state.count_all({"step": step, **self.advance(numbers, step, **options)})
 
     def _update_each(self, state: FlatState, options: dict[str, Any]) -> None:

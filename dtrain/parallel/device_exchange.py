@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from dtrain.backend import Array
-from dtrain.backend.cuda.device import Pinned, current_stream, new_stream, pinned_zeros
+from dtrain.backend.gpus import Pinned, current_stream, new_stream, pinned_zeros
 from dtrain.comm import Communicator
 from dtrain.parallel.exchange import Exchange, FastExchange, MessageExchange, open_exchange
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -27,6 +27,45 @@ class Counter:
     """How often the host has waited for the device."""
 
     syncs = 0
+
+
+_here = threading.local()
+
+
+def _recorded(work: Callable[[], Any]) -> Any:
+    """The result of `work`, given to the device. While a graph is captured it is noted, to be done again at each launch
+    of the graph: then new results are written where the first ones lie."""
+    result = work()
+    graph = getattr(_here, "graph", None)
+    if graph is not None:
+        firsts = result if isinstance(result, tuple) else (result,)
+        arrays = [r for r in firsts if isinstance(r, (np.ndarray, np.generic)) and np.ndim(r) >= 0]
+        if any(isinstance(r, np.generic) for r in arrays):
+            raise AssertionError("a result that a graph cannot write to")
+        graph.append((work, arrays))
+    return result
+
+
+def _waits(what: str = "the host waits for the device") -> None:
+    Counter.syncs += 1
+    if getattr(_here, "graph", None) is not None:
+        raise RuntimeError(
+            f"cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing ({what})"
+        )
+
+
+class Graph:
+    """What was captured; `launch` does it again."""
+
+    def __init__(self, works: list[Any]) -> None:
+        self.works = works
+
+    def launch(self, stream: Any = None) -> None:
+        for work, firsts in self.works:
+            again = work()
+            for first, new in zip(firsts, again if isinstance(again, tuple) else (again,), strict=True):
+                if first is not new and not np.shares_memory(first, new):
+                    first[...] = new
 
 
 class ndarray:  # noqa: N801
@@ -48,21 +87,26 @@ class ndarray:  # noqa: N801
     def astype(
         self, dtype: Any, order: str = "K", casting: Any = None, subok: Any = None, copy: bool = True
     ) -> ndarray:
-        with np.errstate(all="ignore"):
-            return ndarray(self._host.astype(dtype, order=order, copy=copy))
+        def work() -> np.ndarray:
+            with np.errstate(all="ignore"):
+                return self._host.astype(dtype, order=order, copy=copy)
+
+        return ndarray(_recorded(work))
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
 
     def take(self, indices: Any, axis: Any = None) -> ndarray:
-        return _wrapped(self._host.take(_index(indices), axis))
+        return _wrapped(_recorded(lambda: np.asarray(self._host.take(_index(indices), axis))))
 
     def get(self, stream: Any = None, out: Any = None, blocking: bool = True) -> np.ndarray:
         if out is None:
             out = np.empty_like(self._host)
         if blocking:
-            Counter.syncs += 1
+            _waits()
             out[...] = self._host
+        elif getattr(_here, "graph", None) is not None:
+            _here.graph.append((lambda: out.__setitem__(..., self._host), []))
         else:
             assert out.shape == self.shape and out.dtype == self.dtype and self.flags.c_contiguous
             _current().copy_later(out, self._host.copy())
@@ -70,19 +114,23 @@ class ndarray:  # noqa: N801
 
     def set(self, array: np.ndarray, stream: Any = None) -> None:
         assert array.shape == self.shape and array.dtype == self.dtype
-        self._host[...] = array
+        _recorded(lambda: self._host.__setitem__(..., array))
 
     def item(self) -> Any:
-        Counter.syncs += 1
+        _waits()
         return self._host.item()
 
     def tolist(self) -> Any:
-        Counter.syncs += 1
+        _waits()
         return self._host.tolist()
 
     @property
     def data(self) -> Any:
-        return SimpleNamespace(ptr=self._host.ctypes.data, device=self.device)
+        whole = self._host
+        while isinstance(whole.base, np.ndarray):
+            whole = whole.base
+        memory = SimpleNamespace(ptr=whole.ctypes.data, size=whole.nbytes)
+        return SimpleNamespace(ptr=self._host.ctypes.data, device=self.device, mem=memory)
 
     @property
     def device(self) -> Any:
@@ -100,11 +148,14 @@ class ndarray:  # noqa: N801
 
     def __getitem__(self, key: Any) -> ndarray:
         _count_data_dependent(key)
-        return _wrapped(self._host[_index(key)])
+        return _wrapped(_recorded(lambda: np.asarray(self._host[_index(key)])))
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        with np.errstate(all="ignore"):
-            self._host[_index(key)] = _plain(value)
+        def work() -> None:
+            with np.errstate(all="ignore"):
+                self._host[_index(key)] = _plain(value)
+
+        _recorded(work)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if ufunc.__name__ not in _NAMES:
@@ -131,7 +182,7 @@ def _count_data_dependent(key: Any) -> None:
     """The shape of what a mask selects is known to the host only when the device has counted."""
     for part in key if isinstance(key, tuple) else (key,):
         if isinstance(part, ndarray) and part.dtype == bool:
-            Counter.syncs += 1
+            _waits()
 
 
 def _plain(x: Any) -> Any:
@@ -167,11 +218,25 @@ def _on_device(function: Callable[..., Any]) -> Callable[..., Any]:
         out = kwargs.get("out")
         if isinstance(out, tuple):
             (out,) = out
-        with np.errstate(all="ignore"):
-            result = function(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
+
+        def work() -> Any:
+            with np.errstate(all="ignore"):
+                result = function(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
+            return _arrays(result)
+
+        result = _recorded(work)
         return out if isinstance(out, ndarray) else _wrapped(result)
 
     return call
+
+
+def _arrays(result: Any) -> Any:
+    """NumPy's numbers as arrays, which a graph can write to."""
+    if isinstance(result, np.generic):
+        return np.array(result)
+    if isinstance(result, (list, tuple)) and any(isinstance(r, (np.ndarray, np.generic)) for r in result):
+        return tuple(np.asarray(r) if isinstance(r, (np.ndarray, np.generic)) else r for r in result)
+    return result
 
 
 def _operator(name: str) -> Callable[..., Any]:
@@ -180,8 +245,12 @@ def _operator(name: str) -> Callable[..., Any]:
     def call(self: ndarray, *others: Any) -> Any:
         if any(not isinstance(o, (ndarray, np.ndarray, np.generic, int, float, complex)) for o in others):
             return NotImplemented
-        with np.errstate(all="ignore"):
-            result = function(self._host, *map(_plain, others))
+
+        def work() -> Any:
+            with np.errstate(all="ignore"):
+                return _arrays(function(self._host, *map(_plain, others)))
+
+        result = _recorded(work)
         if result is NotImplemented:
             return result
         return self if result is self._host else _wrapped(result)
@@ -198,7 +267,7 @@ for _name in ["neg", "pos", "abs", "invert", "eq", "ne", "lt", "le", "gt", "ge"]
 
 def _waiting(name: str) -> Callable[[ndarray], Any]:
     def call(self: ndarray) -> Any:
-        Counter.syncs += 1
+        _waits()
         return getattr(self._host, name)()
 
     return call
@@ -226,7 +295,7 @@ class Device:
         pass
 
     def synchronize(self) -> None:
-        Counter.syncs += 1
+        _waits()
 
     @property
     def pci_bus_id(self) -> str:
@@ -254,6 +323,14 @@ class Stream:
     def __exit__(self, *exc: Any) -> None:
         _here.stream = self.before.pop()
 
+    def begin_capture(self, mode: Any = None) -> None:
+        assert self is not _null and _current() is self, "a graph is captured on a stream that is not the default one"
+        _here.graph = []
+
+    def end_capture(self) -> Graph:
+        works, _here.graph = _here.graph, None
+        return Graph(works)
+
     def copy_later(self, out: np.ndarray, values: np.ndarray) -> None:
         np.atleast_1d(out).view(np.uint8)[...] = 0xFF
         self.pending.append((out, values))
@@ -275,7 +352,7 @@ class Event:
         self.pending, self.copies = pending, list(pending)
 
     def synchronize(self) -> None:
-        Counter.syncs += 1
+        _waits()
         for out, values in self.copies:
             out[...] = values
         done = set(map(id, self.copies))
@@ -283,7 +360,7 @@ class Event:
         self.copies = []
 
 
-_here, _null = threading.local(), Stream()
+_null = Stream()
 
 
 def _current() -> Stream:
@@ -292,6 +369,9 @@ def _current() -> Stream:
 
 class MemoryPool:
     """Knows nothing: NumPy's memory is used."""
+
+    def malloc(self, nbytes: int) -> None:
+        raise AssertionError("nobody calls this")
 
     def used_bytes(self) -> int:
         return 0
@@ -310,7 +390,13 @@ class RawModule:
         self.module = emulator.Module(code, list(name_expressions))
 
     def get_function(self, name: str) -> Any:
-        return self.module.get_function(name)
+        function = self.module.get_function(name)
+
+        def start(grid: Any, block: Any, args: Any, **kwargs: Any) -> None:
+            args = [a.copy() if isinstance(a, np.generic) else a for a in args]
+            _recorded(lambda: function(grid, block, args, **kwargs))
+
+        return start
 
 
 class OutOfMemoryError(MemoryError):
@@ -343,6 +429,8 @@ def empty_like(x: ndarray, dtype: Any = None, **kwargs: Any) -> ndarray:
 def asarray(a: Any, dtype: Any = None, order: Any = None, *, blocking: bool = False) -> ndarray:
     if isinstance(a, ndarray):
         return a if dtype is None or a.dtype == dtype else a.astype(dtype)
+    if getattr(_here, "graph", None) is not None:
+        _waits("an array of the host is copied")
     if isinstance(a, (list, tuple)):
         a = [_plain(part) for part in a]
     return ndarray(np.array(a, dtype))
@@ -350,7 +438,7 @@ def asarray(a: Any, dtype: Any = None, order: Any = None, *, blocking: bool = Fa
 
 def array(a: Any, dtype: Any = None, copy: bool = True, order: Any = "K", ndmin: int = 0) -> ndarray:
     made = asarray(a, dtype)
-    return ndarray(made._host.copy()) if copy and made is a else made
+    return ndarray(_recorded(lambda: made._host.copy())) if copy and made is a else made
 
 
 def asnumpy(a: Any, stream: Any = None, order: Any = "C", out: Any = None) -> np.ndarray:
@@ -364,12 +452,12 @@ def einsum(*operands: Any, **kwargs: Any) -> Any:
 
 
 def unique(ar: ndarray, *args: Any, **kwargs: Any) -> Any:
-    Counter.syncs += 1
+    _waits()
     return _on_device(np.unique)(ar, *args, **kwargs)
 
 
 def nonzero(a: ndarray) -> Any:
-    Counter.syncs += 1
+    _waits()
     return _on_device(np.nonzero)(a)
 
 
@@ -392,6 +480,7 @@ def as_module() -> ModuleType:
     pool = MemoryPool()
     cuda = SimpleNamespace(
         Device=Device, Stream=Stream, Event=Event, MemoryPool=MemoryPool, get_current_stream=_current, nccl=nccl,
+        using_allocator=lambda allocator: nullcontext(),
         is_available=lambda: True, alloc_pinned_memory=_pinned,
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=SimpleNamespace(
@@ -407,7 +496,7 @@ def as_module() -> ModuleType:
         **own, "ndarray": ndarray, "RawModule": RawModule, "cuda": cuda, "__version__": "14.2.0",
         "get_default_memory_pool": lambda: pool, "get_array_module": lambda *a: module, "linalg": _Linalg(),
         "lib": SimpleNamespace(stride_tricks=SimpleNamespace(as_strided=_on_device(np.lib.stride_tricks.as_strided))),
-        "ascontiguousarray": lambda a, dtype=None: ndarray(np.ascontiguousarray(_plain(a), dtype)),
+        "ascontiguousarray": lambda a, dtype=None: ndarray(_recorded(lambda: np.ascontiguousarray(_plain(a), dtype))),
     }.items():  # fmt: skip
         setattr(module, name, thing)
     return module

@@ -69,9 +69,13 @@ def why_not() -> str | None:
 class Module:
     """The kernels `names` ("softmax<float, true>") of a source."""
 
+    stacks: int | None = None  # of the threads of all kernels
+
     def __init__(self, source: str, names: Sequence[str]) -> None:
         self.library = ctypes.CDLL(str(_compiled(source, tuple(names))))
         self.library.emulator_error.restype = ctypes.c_char_p
+        self.library.emulator_stacks.restype = ctypes.c_void_p
+        Module.stacks = self.library.emulator_stacks(ctypes.c_void_p(Module.stacks))
         self.names = list(names)
 
     def get_function(self, name: str) -> Function:
@@ -193,6 +197,9 @@ def _program(source: str, names: tuple[str, ...]) -> str:
         )
     parts.append(
         "EXPORTED const char* emulator_error() { return emulator::error; }\n"
+        "EXPORTED void* emulator_stacks(void* given) { "
+        "auto* stacks = static_cast<std::vector<char*>*>(given); "
+        "return emulator::shared_stacks = stacks ? stacks : new std::vector<char*>; }\n"
         "EXPORTED void emulator_schedule(int schedule, unsigned long seed) { "
         "emulator::schedule = emulator::Schedule(schedule); emulator::shuffler = emulator::Shuffler(seed); }\n"
     )

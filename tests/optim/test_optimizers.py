@@ -115,7 +115,7 @@ def test_flat_path_gives_the_bytes_of_the_other(name, options, dtype):
 def test_chunks_do_not_change_the_result(monkeypatch, name, options):
     made = []
     for chunk in (1 << 15, 8):
-        monkeypatch.setattr("dtrain.optim.optimizer.elements_at_a_time", lambda x, n=chunk: n)
+        monkeypatch.setattr("dtrain.backend.reference.elementwise._CHUNK_ELEMENTS", chunk)
         params = parameters(Tensor, nn.Parameter)
         train(getattr(optim, name)(params, **options), params, range(5))
         made.append([p.array for p in params])

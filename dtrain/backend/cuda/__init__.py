@@ -20,8 +20,10 @@ from dtrain.backend.cuda.columns import (  # noqa: F401
     batch_norm_stats,
     channel_sums,
     column_sums,
+    square_sum,
 )
 from dtrain.backend.cuda.elementwise import erf, gelu, gelu_grad, relu, relu_grad  # noqa: F401
+from dtrain.backend.cuda.fused import each_element  # noqa: F401
 from dtrain.backend.cuda.host import on_host
 from dtrain.backend.cuda.images import (  # noqa: F401
     adaptive_avg_pool,
@@ -35,6 +37,7 @@ from dtrain.backend.cuda.images import (  # noqa: F401
     max_pool_grad,
 )
 from dtrain.backend.cuda.product import linear, matmul  # noqa: F401
+from dtrain.backend.cuda.random import dropout_mask  # noqa: F401
 from dtrain.backend.cuda.rows import (  # noqa: F401
     cross_entropy,
     cross_entropy_grad,
@@ -49,7 +52,7 @@ __all__ = [*reference.__all__, "ON_HOST"]
 
 #: Rare functions, and what draws numbers.
 ON_HOST = (
-    "bessel_ie", "ctc", "ctc_grad", "digamma", "dropout_mask", "erfc",
+    "bessel_ie", "ctc", "ctc_grad", "digamma", "erfc",
     "erfcx", "erfinv", "lgamma", "log_ndtr", "max_places", "ndtri", "polygamma", "zeta",
 )  # fmt: skip
 

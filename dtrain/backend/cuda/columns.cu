@@ -185,3 +185,18 @@ __global__ void batch_norm_grad(const T* g, const T* x, const wide_t<T>* mean, c
     u.write(gx + r * columns + j);
   }
 }
+
+// parts (blocks,): the sum of the squares of what each block strides over. packs: as of `unary` in elementwise.cu.
+template <typename T> __global__ void square_parts(const T* x, wide_t<T>* parts, index_t n, index_t packs) {
+  typedef wide_t<T> W;
+  const index_t first = blockIdx.x * index_t(blockDim.x) + threadIdx.x, step = index_t(gridDim.x) * blockDim.x;
+  W sum = W(0);
+  for (index_t i = first; i < packs; i += step) {
+    const Pack<T> in = reinterpret_cast<const Pack<T>*>(x)[i];
+#pragma unroll
+    for (int k = 0; k < Pack<T>::SIZE; ++k) sum += widen(in.at[k]) * widen(in.at[k]);
+  }
+  for (index_t i = packs * Pack<T>::SIZE + first; i < n; i += step) sum += widen(x[i]) * widen(x[i]);
+  sum = block_reduce(sum, Sum());
+  if (threadIdx.x == 0) parts[blockIdx.x] = sum;
+}

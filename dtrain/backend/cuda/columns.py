@@ -15,7 +15,7 @@ from dtrain.backend.reference.layout import channel_rows, channels_last
 
 __all__ = [
     "batch_norm", "batch_norm_grad", "batch_norm_grad_sums", "batch_norm_stats", "channel_sums", "column_parts",
-    "column_sums",
+    "column_sums", "parameters", "square_sum", "summed", "sums_of",
 ]  # fmt: skip
 
 _THREADS = 256
@@ -179,3 +179,16 @@ def batch_norm_grad(
             cut.run(f"batch_norm_grad<{CTYPES[rows.dtype]}, {CTYPES[P]}, {cut.flag}>", args)
         gx = back(gx)
     return [gx, g_weight if needs[1] else None, g_bias if needs[2] else None]
+
+
+def square_sum(x: Any) -> Any:
+    """The sum of the squares of all elements, in float32 at least: an array of no dimensions."""
+    import cupy
+
+    x = cupy.ascontiguousarray(x)
+    parts = cupy.zeros((min(_BLOCKS, max(1, -(-x.size // (4 * _THREADS)))), 1), wide(x.dtype))
+    if x.size:
+        packs = 0 if x.data.ptr % 16 else x.size * x.itemsize // 16
+        run = kernel("columns", f"square_parts<{CTYPES[x.dtype]}>")
+        run((len(parts),), (_THREADS,), (x, parts, np.int64(x.size), np.int64(packs)))
+    return summed(parts[None])[0][0]

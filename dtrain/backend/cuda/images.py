@@ -150,10 +150,10 @@ def _multiply(a: Any, b: Any, out: Any) -> None:
     """out = a @ b, for each group."""
     import cupy
 
-    if len(a) == 1:
+    if a.dtype in HALVES:
+        out[...] = matmul(a[0], b[0])[None] if len(a) == 1 else matmul(a, b)
+    elif len(a) == 1:
         cupy.matmul(a[0], b[0], out=out[0])
-    elif a.dtype in HALVES:
-        out[...] = matmul(a, b)
     else:
         cupy.matmul(a, b, out=out)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from dtrain.backend.halves import bfloat16
 
-__all__ = ["CTYPES", "OPTIONS", "blocks", "kernel", "pointer", "source", "wide"]
+__all__ = ["CTYPES", "OPTIONS", "blocks", "compiled", "kernel", "pointer", "source", "wide"]
 
 HERE = Path(__file__).parent
 
@@ -33,8 +33,12 @@ OPTIONS = ("-std=c++17",)
 
 @cache
 def source(name: str) -> str:
-    """The text of a `.cu` file, with what it includes of ours in it: CuPy's cache does not look into such files."""
-    text = (HERE / f"{name}.cu").read_text()
+    """The text of a `.cu` file, whole."""
+    return _whole((HERE / f"{name}.cu").read_text())
+
+
+def _whole(text: str) -> str:
+    """With what it includes of ours in it: CuPy's cache does not look into such files."""
     return text.replace('#include "common.cuh"', (HERE / "common.cuh").read_text())
 
 
@@ -44,9 +48,14 @@ def kernel(name: str, function: str) -> Callable[..., None]:
 
     Numbers among the arguments are NumPy's, of exactly the types that the function has.
     """
+    return compiled(source(name), function)
+
+
+def compiled(text: str, function: str, options: tuple[str, ...] = ()) -> Callable[..., None]:
+    """The same for a function of a text, with more options for the compiler."""
     import cupy
 
-    module = cupy.RawModule(code=source(name), options=OPTIONS, name_expressions=[function])
+    module = cupy.RawModule(code=_whole(text), options=OPTIONS + options, name_expressions=[function])
     started: Callable[..., None] = module.get_function(function)
     return started
 

@@ -16,12 +16,12 @@ def matmul(x: Any, y: Any) -> Any:
     if x.dtype in HALVES and (x.ndim != 2 or y.ndim != 2):
         # CuPy has no batched products of two-byte floats.
         return (x.astype(np.float32) @ y.astype(np.float32)).astype(x.dtype)
-    return x @ y
+    return (x @ y).astype(x.dtype, copy=False)
 
 
 def linear(x: Any, weight: Any, bias: Any) -> Any:
     """x @ weight.T + bias.  x: (N, I), weight: (O, I), bias: (O,) -> (N, O)"""
-    y = x @ weight.T
+    y = matmul(x, weight.T)
     if bias is not None:
         y += bias
     return y

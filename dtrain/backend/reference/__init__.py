@@ -15,7 +15,7 @@ from dtrain.backend.reference.conv import (
     convolution_weight_grad,
 )
 from dtrain.backend.reference.ctc import ctc, ctc_grad
-from dtrain.backend.reference.elementwise import erf, gelu, gelu_grad, relu, relu_grad
+from dtrain.backend.reference.elementwise import each_element, erf, gelu, gelu_grad, relu, relu_grad
 from dtrain.backend.reference.error_function import erfc, erfcx, erfinv, log_ndtr, ndtri
 from dtrain.backend.reference.gamma import digamma, lgamma, polygamma, zeta
 from dtrain.backend.reference.logits import cross_entropy, cross_entropy_grad, log_softmax, softmax
@@ -36,7 +36,7 @@ from dtrain.backend.reference.pooling import (
     max_pool,
     max_pool_grad,
 )
-from dtrain.backend.reference.product import column_sums, linear, matmul
+from dtrain.backend.reference.product import column_sums, linear, matmul, square_sum
 from dtrain.backend.reference.recurrent import gru, gru_grad, lstm, lstm_grad, rnn, rnn_grad
 from dtrain.backend.reference.table import add_at, dropout_mask, embedding_grad
 
@@ -65,6 +65,7 @@ __all__ = [
     "digamma",
     "dropout_mask",
     "embedding_grad",
+    "each_element",
     "erf",
     "erfc",
     "erfcx",
@@ -92,5 +93,6 @@ __all__ = [
     "rnn",
     "rnn_grad",
     "softmax",
+    "square_sum",
     "zeta",
 ]

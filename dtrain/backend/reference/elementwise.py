@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from dtrain.backend.halves import bfloat16, halved, in_float32, widened
 
-__all__ = ["erf", "gelu", "gelu_grad", "relu", "relu_grad"]
+__all__ = ["each_element", "erf", "gelu", "gelu_grad", "relu", "relu_grad"]
 
 _MINUS_INFINITY = 0xFF80  # of bfloat16; above are the NaNs whose sign is set
 
@@ -74,6 +75,15 @@ def erf(x: np.ndarray) -> np.ndarray:
 
 # Elements worked on at a time by what makes many passes: these stay in the cache.
 _CHUNK_ELEMENTS = 1 << 15
+
+
+def each_element(function: Callable[..., None], *arrays: np.ndarray) -> None:
+    """function(*arrays), which changes some of these 1-D arrays in place, each element by itself: in cache-sized parts.
+
+    arrays: of one length. On a GPU the function becomes one kernel.
+    """
+    for start in range(0, len(arrays[0]), _CHUNK_ELEMENTS):
+        function(*(a[start : start + _CHUNK_ELEMENTS] for a in arrays))
 
 
 def gelu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ import numpy as np
 from dtrain.backend.halves import HALVES, halved, in_float32, widened
 from dtrain.backend.reference.layout import filled
 
-__all__ = ["column_sums", "linear", "matmul"]
+__all__ = ["column_sums", "linear", "matmul", "square_sum"]
 
 
 def matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -31,3 +31,9 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.nda
 def column_sums(x: np.ndarray) -> np.ndarray:
     """(N, O) -> (O,): a product with ones, which BLAS adds up fastest."""
     return filled((len(x),), 1, x).dot(x)
+
+
+def square_sum(x: np.ndarray) -> np.ndarray:
+    """The sum of the squares of all elements, in float32 at least: an array of no dimensions."""
+    flat = widened(x).reshape(-1)
+    return np.asarray(flat.dot(flat))

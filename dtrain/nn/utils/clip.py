@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from dtrain.autograd import Tensor
+from dtrain.backend import Array, backend_of, on_gpu, xp_of
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
 
@@ -29,14 +31,24 @@ def get_total_norm(
     error_if_nonfinite where the norm is infinite or NaN.
     """
     given: Iterable[Tensor] = [tensors] if isinstance(tensors, Tensor) else tensors
-    arrays = [t.array.reshape(-1) for t in given]
+    arrays = [t.array for t in given]
     norm = _norm(arrays, float(norm_type))
     if error_if_nonfinite and not math.isfinite(norm):
         raise RuntimeError(f"the norm of the gradients is {norm}; it cannot be clipped to a finite one")
-    return Tensor(np.asarray(norm, arrays[0].dtype if arrays else np.float32))
+    return _as_tensor(norm, arrays)
 
 
-def _norm(arrays: list[np.ndarray], norm_type: float) -> float:
+def _as_tensor(norm: Any, arrays: Sequence[Array]) -> Tensor:
+    dtype = arrays[0].dtype if arrays else np.dtype(np.float32)
+    return Tensor(norm.astype(dtype) if on_gpu(norm) else np.asarray(norm, dtype))
+
+
+def _norm(arrays: Sequence[Array], norm_type: float) -> Any:
+    """A number; on a GPU an array of one, so that nobody waits for it."""
+    arrays = [a.reshape(-1) for a in arrays]
+    if arrays and on_gpu(arrays[0]) and norm_type == 2:
+        xp = xp_of(arrays[0])
+        return xp.sqrt(xp.stack([backend_of(a).square_sum(a) for a in arrays]).sum())
     if norm_type == math.inf:
         return max((float(abs(a).max(initial=0)) for a in arrays), default=0.0)
     if norm_type == 2:
@@ -50,14 +62,35 @@ def clip_grads_with_norm_(
     parameters: Tensor | Iterable[Tensor], max_norm: float, total_norm: Tensor | float, foreach: bool | None = None
 ) -> None:
     """Scale all gradients by min(1, max_norm / (total_norm + 1e-6)). foreach changes nothing."""
-    _scale(_gradients(parameters), max_norm / (float(total_norm) + 1e-6))
+    pieces = _pieces(parameters)
+    norm: Any = total_norm.array if isinstance(total_norm, Tensor) and on_gpu(total_norm.array) else float(total_norm)
+    _scale(pieces, max_norm / (norm + 1e-6))
 
 
-def _scale(gradients: list[Tensor], factor: float) -> None:
-    if factor < 1:
-        with np.errstate(all="ignore"):  # infinity and NaN stay what they are
-            for g in gradients:
-                g.array *= factor
+def _pieces(parameters: Tensor | Iterable[Tensor]) -> list[Array]:
+    """The arrays of all gradients. On a GPU, which likes few large ones, flat buffers where all of theirs are given."""
+    several: Iterable[Any] = [parameters] if isinstance(parameters, Tensor) else parameters
+    given = [p for p in several if p.grad is not None]
+    if not given or not on_gpu(given[0].array):
+        return [p.grad.array for p in given]
+    found, there = [], {id(p) for p in given if p._flat is not None and p.grad is p._flat.grad}
+    flats = {id(p._flat.flat): p._flat.flat for p in given if id(p) in there}
+    for flat in flats.values():
+        parts = {id(t) for t in flat.tensors}
+        if parts <= there and flat.is_whole():
+            given = [p for p in given if id(p) not in parts]
+            found.append(flat.grad)
+    return found + [p.grad.array for p in given]
+
+
+def _scale(pieces: Sequence[Array], factor: Any) -> None:
+    if on_gpu(factor):
+        factor = xp_of(factor).where(factor < 1, factor, 1)  # NaN, too, changes nothing
+    elif not factor < 1:
+        return
+    with np.errstate(all="ignore"):  # infinity and NaN stay what they are
+        for a in pieces:
+            a *= factor.astype(a.dtype) if on_gpu(factor) else factor
 
 
 def clip_grad_norm_(
@@ -73,13 +106,12 @@ def clip_grad_norm_(
     gradients, and so the norm, are then the same on all ranks. foreach changes nothing. Raises RuntimeError with
     error_if_nonfinite where the norm is infinite or NaN.
     """
-    gradients = _gradients(parameters)
-    arrays = [g.array.reshape(-1) for g in gradients]
-    norm = _norm(arrays, float(norm_type))
+    pieces = _pieces(parameters)
+    norm = _norm(pieces, float(norm_type))
     if error_if_nonfinite and not math.isfinite(norm):
         raise RuntimeError(f"the norm of the gradients is {norm}; it cannot be clipped to {max_norm}")
-    _scale(gradients, max_norm / (norm + 1e-6))
-    return Tensor(np.asarray(norm, arrays[0].dtype if arrays else np.float32))
+    _scale(pieces, max_norm / (norm + 1e-6))
+    return _as_tensor(norm, pieces)
 
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None) -> None:

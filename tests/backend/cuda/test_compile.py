@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 
-from dtrain.backend.cuda.loader import HERE, source
+from dtrain import optim
+from dtrain.autograd import Tensor
+from dtrain.backend.cuda import fused
+from dtrain.backend.cuda.loader import HERE, _whole, source
 from tests.cuda_on_cpu import nvrtc
 
 TYPES = ("float", "double", "__half", "__nv_bfloat16")
@@ -15,6 +19,7 @@ INSTANCES = {
         *(f"column_parts<{t}, {f}, {whole}>" for t in TYPES for whole in ("true", "false")
           for f in ("Sums", "Moments", "BatchNormSums", "LayerNormSums")),
         *(f"{name}<{t}>" for name in ("finish_sums", "finish_moments") for t in ("float", "double")),
+        *(f"square_parts<{t}>" for t in TYPES),
         *(f"{name}<{t}, float, {whole}>" for name in ("batch_norm", "batch_norm_grad") for t in TYPES
           for whole in ("true", "false")),
     ],
@@ -31,6 +36,7 @@ INSTANCES = {
         for t in (f"{t}, unsigned char" if name.startswith("max") else t for t in TYPES)
         for whole in ("true", "false")
     ],
+    "random": ["dropout_mask"],
     "rows": [
         f"{name}<{t}, {extra}{team}, {items}>"
         for name, extra in (
@@ -56,3 +62,15 @@ def test_compiles(name, architecture):
     assert code[:4] == b"\x7fELF"
     with pytest.raises(nvrtc.CompileError, match="no_such_thing"):
         nvrtc.compiled(source(name) + "__global__ void broken() { no_such_thing(); }", [], architecture)
+
+
+def test_a_fused_update_compiles():
+    if reason := nvrtc.why_not():
+        pytest.skip(f"nothing to compile CUDA C++ with: {reason}")
+    optimizer = optim.Rprop([Tensor(np.zeros(2, np.float32))], lr=0.1)
+    options = {name: optimizer.defaults[name] for name in ("lr", "etas", "step_sizes", "maximize")}
+    trace = fused._Trace(np.dtype(np.float32), 8, 4)
+    p, g, before, size = trace.arrays
+    optimizer.update(p, g, {"prev": before, "step_size": size}, 2, **options)
+    code = _whole(fused._source("float", trace.text(), 4, len(trace.numbers)))
+    assert nvrtc.compiled(code, ["fused"], "sm_80")[:4] == b"\x7fELF"

@@ -7,6 +7,7 @@ import pytest
 
 from dtrain.backend import reference
 from dtrain.backend.halves import bfloat16
+from dtrain.backend.random import Purpose, stream
 from dtrain.gpucheck.kernels import DTYPES, compare, image_cases, kernel_cases
 from tests.cuda_on_cpu.emulator import checking
 
@@ -27,6 +28,22 @@ def test_images(gpu, dtype):
     for i, (name, run, given) in enumerate(image_cases()):
         with checking(SCHEDULES[i % 3], seed=i):
             assert compare(dtype, run, given, gpu.asarray) <= 1, name
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (8,), (5, 41)], ids=str)
+@pytest.mark.parametrize("p", [0.0, 0.25, 1.0])
+def test_dropout_masks_are_those_of_the_cpu(gpu, shape, p):
+    place = (3 << 60, Purpose.GRAPH, 2, 1 << 40, 5)
+    expected = reference.dropout_mask(stream(*place), shape, p)
+    before = gpu.counter.syncs
+    with checking("random"):
+        found = _cuda().dropout_mask(stream(*place), shape, p)
+    assert gpu.counter.syncs == before
+    np.testing.assert_array_equal(gpu.host(found), expected)
+    other = np.random.default_rng(0)
+    np.testing.assert_array_equal(
+        gpu.host(_cuda().dropout_mask(other, shape, p)), reference.dropout_mask(np.random.default_rng(0), shape, p)
+    )
 
 
 @pytest.mark.parametrize("columns", [40, 2052])

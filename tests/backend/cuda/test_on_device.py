@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
+import re
 import sys
 
 import numpy as np
@@ -10,6 +13,8 @@ import pytest
 import dtrain
 from dtrain import nn
 from dtrain.autograd import Tensor
+from dtrain.autograd.memory import allocated
+from dtrain.gpucheck import steps
 from dtrain.gpucheck.training import MODELS, train
 from tests.ops.cases import CASES
 from tests.ops.test_ops import OURS, flat, of_tensors
@@ -52,8 +57,8 @@ def test_every_op_gives_what_it_gives_on_the_cpu(gpu):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_training_is_that_of_the_cpu(gpu, name):
-    losses, parameters = train(name, "cpu")
-    losses_there, there = train(name, "cuda")
+    losses, parameters, _ = train(name, "cpu")
+    losses_there, there, _ = train(name, "cuda")
     np.testing.assert_allclose(losses_there, losses, rtol=1e-5)
     for a, b in zip(parameters, there, strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-6)
@@ -106,3 +111,113 @@ def test_devices_that_are_not_to_be_had(gpu, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(ValueError, match=r"CuPy cannot be imported .* pip install 'dtrain\[cuda13\]'"):
         dtrain.ones(2).to("cuda")
+
+
+@pytest.mark.parametrize("max_norm", [0.1, 1e6])
+def test_gradients_are_clipped_without_waiting_for_their_norm(gpu, max_norm):
+    """In flat buffers, where the optimizer has made some, and one by one."""
+    found = []
+    for device in ("cpu", "cuda"):
+        dtrain.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)).to(device)
+        optimizer = dtrain.optim.SGD(model.parameters(), lr=0.1)
+        x, norms = dtrain.randn(4, 6).to(device), []
+        for parameters in (list(model.parameters()), list(model.parameters()), list(model[0].parameters())):
+            model(x).square().sum().backward()
+            before = gpu.counter.syncs
+            norms.append(nn.utils.clip_grad_norm_(parameters, max_norm))
+            optimizer.step()
+            assert gpu.counter.syncs == before
+            optimizer.zero_grad()
+        model[0].weight.grad = dtrain.full((5, 6), float("nan"), device=device)
+        assert np.isnan(float(nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
+        found.append([*map(float, norms), *(gpu.host(p.array) for p in model.parameters())])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_mixed_precision_with_a_scaler(gpu, dtype):
+    """float32 weights, products in two-byte floats; a step whose gradients are infinite is left out."""
+    dtrain.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)).cuda()
+    optimizer, scaler = dtrain.optim.AdamW(model.parameters(), lr=0.01), dtrain.amp.GradScaler("cuda", 2.0**10)
+    x, y = dtrain.randn(32, 6).cuda(), dtrain.randint(0, 3, (32,)).cuda()
+    losses = []
+    for step in range(30):
+        with dtrain.autocast("cuda", getattr(dtrain, dtype)):
+            scores = model(x)
+            assert scores.dtype == getattr(dtrain, dtype)
+            assert nn.functional.linear(x.cpu(), model[0].weight.detach().cpu()).dtype == dtrain.float32
+            loss = nn.functional.cross_entropy(scores, y)
+        before = gpu.host(model[0].weight.array).copy()
+        scaler.scale(loss * (float("inf") if step == 3 else 1)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        assert (gpu.host(model[0].weight.array) == before).all() == (step == 3)
+        losses.append(float(loss))
+    assert scaler.get_scale() == 2.0**9 and losses[-1] < 0.8 * losses[0]
+
+
+def test_out_of_memory_says_who_has_it(gpu, monkeypatch):
+    gc.collect()
+    before = allocated("cuda:0")
+    model = nn.Sequential(nn.Linear(256, 512), nn.GELU(), nn.Linear(512, 256)).cuda()
+    optimizer = dtrain.optim.AdamW(model.parameters())
+    x = dtrain.ones(4, 256).cuda()
+    model(x).sum().backward()
+    optimizer.step()
+    weights = sum(p.numel() for p in model.parameters()) * 4
+    found = allocated("cuda:0")
+    for kind, n in {"parameters": weights, "gradients": weights, "optimizer state": 2 * weights}.items():
+        assert n <= found[kind] - before[kind] <= 1.01 * n
+    assert "optimizer state" in dtrain.cuda.memory_summary()
+
+    def full(*args, **kwargs):
+        raise gpu.cuda.memory.OutOfMemoryError("Out of memory allocating 4,096 bytes")
+
+    y = model(x).sum()
+    monkeypatch.setattr(gpu, "empty", full)
+    with pytest.raises(dtrain.cuda.OutOfMemoryError, match="allocating 4,096 bytes") as forward:
+        model(x)
+    with pytest.raises(MemoryError) as backward:
+        y.backward()
+    assert forward.value.__notes__[0].startswith("linear of float32 (4, 256), ") or "gelu" in forward.value.__notes__[0]
+    assert backward.value.__notes__[0].startswith(
+        "backward of float32 () ran out of memory on cuda:0, of which 0.0 MiB"
+    )
+    for error in (forward, backward):
+        assert re.search(
+            r"parameters [\d.]+ MiB, gradients [\d.]+ MiB, optimizer state 2\.\d MiB", error.value.__notes__[0]
+        )
+        assert "use a smaller batch or more microbatches" in error.value.__notes__[0]
+
+
+def test_the_namespace_of_pytorch(gpu, monkeypatch):
+    cuda = dtrain.cuda
+    assert cuda.is_available() and cuda.device_count() == 1 and cuda.current_device() == 0
+    assert cuda.get_device_name() == "emulated" and cuda.get_device_capability("cuda:0") == (9, 0)
+    assert cuda.memory_allocated(0) == 0 and cuda.mem_get_info()[1] == 1 << 31
+    cuda.set_device("cuda:0")
+    cuda.synchronize()
+    cuda.empty_cache()
+    for wrong in (1, "cuda:1"):
+        with pytest.raises(ValueError, match="'cuda:1' is not available: this process sees 1 GPU"):
+            cuda.set_device(wrong)
+    with pytest.raises(ValueError, match="expected a GPU, its number or 'cuda:0' and so on, got 'cpu'"):
+        cuda.get_device_name("cpu")
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert not cuda.is_available() and cuda.device_count() == 0
+    with pytest.raises(ValueError, match="CuPy cannot be imported"):
+        cuda.current_device()
+
+
+@pytest.mark.parametrize("name", steps.WORKLOADS)
+def test_what_gpucheck_measures_can_be_run(gpu, name, monkeypatch):
+    """Its workloads train, on a batch that a CPU can bear, and its jobs of ranks do."""
+    small = {"mlp": (4, 784), "resnet18": (2, 3, 32, 32), "gpt": (1, 16)}
+    if name not in small:
+        pytest.skip("too large for a CPU")
+    monkeypatch.setitem(steps.WORKLOADS, name, dataclasses.replace(steps.WORKLOADS[name], shape=small[name]))
+    assert steps.steps_per_second(name, "dtrain", seconds=0.1) > 0

@@ -158,9 +158,12 @@ inline void thread_main() {
     abort();
 }
 
+// All libraries of kernels in a process share them: a process has room for 65,530 pieces of memory (Linux's
+// max_map_count), and every stack with its guard is two.
+inline std::vector<char*>* shared_stacks = nullptr;
+
 inline std::vector<char*>& free_stacks() {
-    static auto* stacks = new std::vector<char*>;
-    return *stacks;
+    return *shared_stacks;
 }
 
 inline char* take_stack() {

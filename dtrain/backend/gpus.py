@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "Pinned", "count", "current_stream", "fetched", "new_stream", "pinned_zeros", "require", "to_gpu",
+    "Pinned", "count", "current_stream", "fetched", "memory_of", "new_stream", "pinned_zeros", "require", "to_gpu",
 ]  # fmt: skip
 
 
@@ -44,6 +44,16 @@ def require(index: int | None = None) -> Any:
     if not (index or 0) < devices:
         raise ValueError(f"device {name!r} is not available: this process sees {devices} GPU(s), numbered from 0")
     return cupy
+
+
+def memory_of(device: str | None) -> tuple[int, int]:
+    """The bytes of CuPy's pool in use on a device, "cuda:0", and all that the device has; (0, 0) for None."""
+    if device is None:
+        return 0, 0
+    import cupy
+
+    with cupy.cuda.Device(int(device.partition(":")[2])) as here:
+        return int(cupy.get_default_memory_pool().used_bytes()), int(here.mem_info[1])
 
 
 def to_gpu(x: Any, index: int | None) -> Any:
