@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from dtrain.autograd.memory import allocated
 from dtrain.backend import random
 from dtrain.backend.gpus import count, require
+from dtrain.cuda_graph import CapturedStep
 
 __all__ = [
-    "OutOfMemoryError", "current_device", "device_count", "empty_cache", "get_device_capability", "get_device_name",
-    "is_available", "manual_seed", "manual_seed_all", "mem_get_info", "memory_allocated", "memory_reserved",
-    "memory_summary", "set_device", "synchronize",
+    "CapturedStep", "OutOfMemoryError", "capture", "current_device", "device_count", "empty_cache",
+    "get_device_capability", "get_device_name", "is_available", "manual_seed", "manual_seed_all", "mem_get_info",
+    "memory_allocated", "memory_reserved", "memory_summary", "set_device", "synchronize",
 ]  # fmt: skip
 
 #: What CuPy raises is one, with a note that says what is allocated, by whom.
 OutOfMemoryError = MemoryError
+
+
+def capture(step: Callable[..., Any]) -> CapturedStep:
+    """`step`, a function that makes a whole training step, as a CUDA graph: see CapturedStep. In a job: job.capture."""
+    return CapturedStep(step, is_available())
 
 
 def is_available() -> bool:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from dtrain.backend.libraries import versions
 from dtrain.backend.random import manual_seed
 from dtrain.comm import Communicator, MPICommunicator, SingleCommunicator, SurvivingCommunicator
+from dtrain.cuda_graph import CapturedStep
 from launch.environment import World, launched_world, may_lose_ranks
 from launch.failure import IS_SILENT, SPEAKS, STARTED, Failure, before_mpi, supervise
 from launch.gpus import bind
@@ -161,6 +162,10 @@ class Job:
             done, result = self.comm.attempt(function, *args)
             if done:
                 return result  # type: ignore[return-value]
+
+    def capture(self, step: Callable[..., Any]) -> CapturedStep:
+        """`step`, a function that makes a whole training step, as a CUDA graph: see `CapturedStep`."""
+        return CapturedStep(step, self.device != "cpu")
 
     def print(self, *values: object, **options: Any) -> None:
         """print, on rank 0 only."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import mark_written
+from dtrain.backend import capture
 
 __all__ = ["GradScaler"]
 
@@ -67,6 +68,7 @@ class GradScaler:
             raise RuntimeError("unscale_() after step(): call it before, and update() after both")
         if id(optimizer) in self._finite:
             raise RuntimeError("unscale_() has already been called on this optimizer since the last update()")
+        capture.refuse("GradScaler looks on the host whether gradients are finite")
         finite: Any = True
         inverse = np.float32(1 / self._scale)
         for group in optimizer.param_groups:

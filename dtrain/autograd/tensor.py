@@ -218,11 +218,11 @@ class Tensor:
         """The only element as a Python number. Raises ValueError for more or fewer elements."""
         if self.array.size != 1:
             raise ValueError(f"item() needs a tensor of one element, this one has shape {self.shape}")
-        return self.array.item()
+        return to_numpy(self.array).item()
 
     def tolist(self) -> Any:
         """The elements as nested lists of Python numbers."""
-        return self.array.tolist()
+        return to_numpy(self.array).tolist()
 
     def cpu(self) -> Tensor:
         """This tensor on the CPU."""
@@ -274,7 +274,7 @@ class Tensor:
     def __bool__(self) -> bool:
         if self.array.size != 1:
             raise ValueError(f"the truth of a tensor of shape {self.shape} is ambiguous; use .any() or .all()")
-        return bool(self.array.item())
+        return bool(self.item())
 
     def __float__(self) -> float:
         return float(self.item())
@@ -283,7 +283,7 @@ class Tensor:
         return int(self.item())
 
     def __index__(self) -> int:
-        return self.array.item().__index__()
+        return self.item().__index__()
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec and self.array.ndim == 0 else format(str(self), spec)

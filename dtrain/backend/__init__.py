@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.backend import cpu, reference
+from dtrain.backend import capture, cpu, reference
 
 __all__ = [
     "Array", "NoKernelError", "backend_of", "device_of", "elements_at_a_time", "fetched", "on_gpu", "to_device",
@@ -101,7 +101,7 @@ def to_device(x: Array, device: str) -> Array:
     """
     kind, _, index = str(device).partition(":")
     if kind == "cpu":
-        return x.get() if on_gpu(x) else x
+        return to_numpy(x) if on_gpu(x) else x
     if kind != "cuda" or (index and not index.isdigit()):
         raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:0' and so on, got {str(device)!r}")
     from dtrain.backend.gpus import to_gpu
@@ -124,4 +124,7 @@ def fetched(x: Array) -> Callable[[], np.ndarray]:
 
 def to_numpy(x: Array) -> np.ndarray:
     """x as a NumPy array on the host, without a copy where it is one."""
-    return x.get() if on_gpu(x) else np.asarray(x)
+    if on_gpu(x):
+        capture.refuse("values are asked for on the host")
+        return x.get()
+    return np.asarray(x)

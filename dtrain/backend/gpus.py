@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from dtrain.backend import capture
+
 __all__ = [
     "Pinned", "count", "current_stream", "fetched", "memory_of", "new_stream", "pinned_zeros", "require", "to_gpu",
 ]  # fmt: skip
@@ -61,6 +63,7 @@ def to_gpu(x: Any, index: int | None) -> Any:
     cupy = require(index)
     if isinstance(x, cupy.ndarray) and (index is None or x.device.id == index):
         return x
+    capture.refuse("an array comes from the host")
     if index is None:
         return cupy.asarray(x)
     with cupy.cuda.Device(index):
@@ -87,6 +90,14 @@ def fetched(x: Any) -> Callable[[], np.ndarray]:
 
     values = pinned_zeros(x.shape, x.dtype)
     cupy.ascontiguousarray(x).get(out=values, blocking=False)
+    record = capture.present()
+    if record is not None:  # each start of the graph brings new values
+
+        def read_again() -> np.ndarray:
+            record.finished.synchronize()
+            return values.copy()
+
+        return read_again
     event = cupy.cuda.get_current_stream().record()
 
     def read() -> np.ndarray:

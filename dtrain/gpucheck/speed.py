@@ -54,6 +54,7 @@ def kernel_bandwidths(rows: int = 16384, columns: int = 4096) -> Iterator[tuple[
     from dtrain.backend import cuda as kernels
 
     cuda: Any = kernels  # of any module with these functions
+    draw = partial(stream, 0, Purpose.GRAPH)
     for dtype in (np.dtype(np.float32), bfloat16):
         x = cupy.random.standard_normal((rows, columns), np.float32).astype(dtype)
         g = x[::-1].copy()
@@ -80,7 +81,7 @@ def kernel_bandwidths(rows: int = 16384, columns: int = 4096) -> Iterator[tuple[
             ),
             "column_sums": (lambda x=x: cuda.column_sums(x), 1),
             "square_sum": (lambda x=x: cuda.square_sum(x), 1),
-            "dropout_mask": (lambda s=x.shape, n=x.itemsize: cuda.dropout_mask(stream(0, Purpose.GRAPH), s, 0.1), 0),
+            "dropout_mask": (lambda s=x.shape, n=x.itemsize: cuda.dropout_mask(draw, s, 0.1), 0),
         }  # fmt: skip
         images = x.reshape(64, 32, 32, -1).transpose(0, 3, 1, 2)
         of_g, channels = g.reshape(64, 32, 32, -1).transpose(0, 3, 1, 2), images.shape[1]

@@ -78,12 +78,15 @@ WORKLOADS: dict[str, Workload] = {
 
 
 def steps_per_second(name: str, library: str, seconds: float = 4.0) -> float:
-    """Of training steps (SGD with momentum) on batches that lie on the GPU. library: "dtrain", "torch", "compiled"."""
+    """Of training steps (SGD with momentum) on batches that lie on the GPU.
+
+    library: "dtrain", "graph" (the same, captured), "torch" or "compiled".
+    """
     work = WORKLOADS[name]
     rng = np.random.default_rng(0)
     x = rng.integers(0, work.tokens, work.shape) if work.tokens else rng.standard_normal(work.shape).astype(np.float32)
     y = rng.integers(0, work.classes, work.shape[: 2 if work.tokens else 1]).reshape(-1)
-    if library == "dtrain":
+    if library in ("dtrain", "graph"):
         module: Any = dtrain
         model = work.make(nn, "dtrain.models").to("cuda")
         optimizer: Any = optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
@@ -111,13 +114,18 @@ def steps_per_second(name: str, library: str, seconds: float = 4.0) -> float:
         optimizer.step()
         optimizer.zero_grad()
 
-    for _ in range(3):
-        step()
+    run: Any = step
+    if library == "graph":
+        run = dtrain.cuda.capture(step)
+    for _ in range(5):
+        run()
+    if library == "graph" and run.reason is not None:
+        raise RuntimeError(f"not captured: {run.reason}")
     wait()
     done, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         for _ in range(3):
-            step()
+            run()
         wait()
         done += 3
     return done / (time.perf_counter() - start)

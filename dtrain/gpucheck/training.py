@@ -68,26 +68,32 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 
 
 def train(
-    name: str, device: str, steps: int = 3, mixed: bool = False
+    name: str, device: str, steps: int = 3, mixed: bool = False, captured: bool = False
 ) -> tuple[list[float], list[np.ndarray], list[np.ndarray]]:
     """The losses of some steps of SGD with momentum, the parameters after them, and the first step's gradients.
 
-    mixed: products in bfloat16.
+    mixed: products in bfloat16. captured: as a CUDA graph.
     """
     make, draw = MODELS[name]
     dtrain.manual_seed(0)
     model = make().to(device)
     optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    losses: list[Any] = []
+    losses: list[float] = []
     gradients: list[np.ndarray] = []
-    for step in range(steps):
-        rng = np.random.default_rng(step)
-        x, y = dtrain.tensor(draw(rng), device=device), dtrain.tensor(rng.integers(0, 5, 6), device=device)
+
+    def step(x: Any, y: Any) -> Any:
         with dtrain.autocast(device, dtrain.bfloat16, enabled=mixed):
             loss = functional.cross_entropy(model(x), y)
         loss.backward()
-        gradients = gradients or [p.grad.cpu().numpy().copy() for p in model.parameters()]
+        if not losses and not captured:
+            gradients.extend(p.grad.cpu().numpy().copy() for p in model.parameters())
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(loss.detach())
-    return [float(loss) for loss in losses], [p.detach().cpu().numpy() for p in model.parameters()], gradients
+        return loss
+
+    run = dtrain.cuda.capture(step) if captured else step
+    for i in range(steps):
+        rng = np.random.default_rng(i)
+        x, y = dtrain.tensor(draw(rng), device=device), dtrain.tensor(rng.integers(0, 5, 6), device=device)
+        losses.append(float(run(x, y)))
+    return losses, [p.detach().cpu().numpy() for p in model.parameters()], gradients

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import numpy as np
 from dtrain.autograd import is_grad_enabled
 from dtrain.backend.random import Purpose, next_stream
 
-__all__ = ["drawn_dtype", "next_draw"]
+__all__ = ["drawing", "drawn_dtype", "next_draw"]
 
 
 def next_draw() -> np.random.Generator:
@@ -17,7 +19,12 @@ def next_draw() -> np.random.Generator:
 
     one with gradients off. Op functions do not call it: they are run again where gradients of gradients are wanted.
     """
-    return next_stream(Purpose.GRAPH if is_grad_enabled() else Purpose.NO_GRAD)
+    return drawing()()
+
+
+def drawing() -> Callable[[], np.random.Generator]:
+    """A function that is `next_draw` as it is now: with gradients on, or off."""
+    return partial(next_stream, Purpose.GRAPH if is_grad_enabled() else Purpose.NO_GRAD)
 
 
 def drawn_dtype(x: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from dtrain.autograd import op
 from dtrain.backend import Array, backend_of, xp_of
-from dtrain.ops.draws import next_draw
+from dtrain.ops.draws import drawing
 
 __all__ = [
     "alpha_dropout", "draw_kept", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout",
@@ -138,4 +138,4 @@ def _alpha_dropout(x: Any, kept: Any, p: float) -> Any:
 
 def draw_kept(x: Array, shape: tuple[int, ...], p: float) -> Array:
     """True where dropout with probability p keeps an element, of `shape`, where x lives: the next draw of this step."""
-    return backend_of(x).dropout_mask(next_draw(), shape, p)
+    return backend_of(x).dropout_mask(drawing(), shape, p)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Joint, Tensor, op
-from dtrain.backend import Array, backend_of, xp_of
+from dtrain.backend import Array, backend_of, capture, on_gpu, xp_of
 from dtrain.ops.dtypes import in_float32, same_dtype
 
 __all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "mse_loss"]
@@ -27,6 +27,10 @@ def _reduce(loss: Array, total: Any, reduction: str) -> tuple[Array, Any]:
         return loss.sum(), lambda g: g
     if reduction != "mean":
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    if on_gpu(total):  # the same without waiting for the number
+        wide = total.astype(np.float64)
+        scale = xp.where(wide == 0, np.nan, 1 / wide).astype(loss.dtype)
+        return loss.sum() * scale, lambda g: xp.where(wide == 0, 0, g * scale).astype(g.dtype)
     if not total:  # the mean of nothing; it moves nothing either
         return loss.sum() * loss.dtype.type(np.nan), lambda g: xp.zeros(loss.shape, loss.dtype)
     scale = (np.float64(1) / total).astype(loss.dtype)
@@ -190,6 +194,11 @@ def _labels(labels: Array, classes: int, ignore_index: int) -> tuple[Array, Arra
     if not labels.size:
         return labels, None
     labels = labels.astype(np.int64, copy=False)
+    if (
+        capture.present() is not None or capture.rehearsing() and on_gpu(labels)
+    ):  # nobody can look at them; a wrong one gives NaN
+        xp, kept, there = xp_of(labels), labels != ignore_index, (labels >= 0) & (labels < classes)
+        return xp.where(there & kept, labels, 0), xp.where(there | ~kept, kept.astype(np.float32), np.float32(math.nan))
     # Seen as unsigned, negative numbers are huge: one reduction finds what is out of range.
     if int(labels.view(np.uint64).max()) < classes and not 0 <= ignore_index < classes:
         return labels, None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Tensor, enable_grad, mark_written
-from dtrain.backend import Array, backend_of
+from dtrain.backend import Array, backend_of, capture, on_gpu
 from dtrain.backend.random import key
 from dtrain.nn.flat import Flat, flatten
 from dtrain.optim.checks import WITHOUT_EFFECT, number
@@ -140,18 +140,57 @@ class Optimizer(Hooked):
             with enable_grad():
                 loss = closure()
         alone = self._check_sinks()
+        record = capture.present()
+        rooms = 0 if record is None else len(record.rooms)
+        updated = []
         for group, states in zip(self.param_groups, self._states(), strict=True):
-            options = {name: number(group[name]) for name in self._options}
+            options = self._numbers(group)
             # With eps=0 what lies between parameters in a flat buffer would become 0 / 0.
             flat = self.elementwise and options.get("eps") != 0
             for state in states:
                 if flat and state.in_step and state.has_all_gradients():
                     self._update_flat(state, options)
+                    self._count(state, options)
+                    updated.append((group, state))
                 else:
+                    capture.refuse(f"{type(self).__name__} updates parameters one by one here")
                     self._update_each(state, options)
                 mark_written(state.flat.data)
         self._end_step(alone)
+        if self._hooks.get("step_pre") or self._hooks.get("step_post"):
+            capture.refuse("the optimizer's step has hooks")
+        if record is not None:
+            self._repeat(record, record.rooms[rooms:], updated, alone)
         return loss
+
+    def _numbers(self, group: dict[str, Any]) -> dict[str, Any]:
+        return {name: number(group[name]) for name in self._options}
+
+    def _repeat(
+        self, record: Any, rooms: list[Any], updated: list[tuple[dict[str, Any], FlatState]], alone: bool
+    ) -> None:
+        """When the step that is captured is started again: is it the same, with which numbers; and count it."""
+        arrays = [list(state.arrays.values()) for _, state in updated]
+
+        def check() -> None:
+            current = {id(state) for states in self._flat_states for state in states}
+            for (_, state), kept in zip(updated, arrays, strict=True):
+                here = id(state) in current and state.is_current() and state.in_step
+                if not here or any(a is not b for a, b in zip(state.arrays.values(), kept, strict=True)):
+                    raise capture.NotCapturable("parameters or the optimizer's state have moved")
+            with capture.refilling(rooms):
+                for group, state in updated:
+                    self._update_flat(state, self._numbers(group))
+
+        def again() -> None:
+            self._opt_called = True
+            for group, state in updated:
+                self._count(state, self._numbers(group))
+                mark_written(state.flat.data)
+            self._end_step(alone)
+
+        record.checks.append(check)
+        record.effect(again)
 
     def _sinks(self) -> list[Any]:
         """What takes the parameters' gradients: DistributedDataParallel's reducers."""
@@ -178,6 +217,10 @@ class Optimizer(Hooked):
             self.update(p, g, {**dict(zip(state.arrays, arrays, strict=True)), **numbers}, step, **options)
 
         backend_of(data).each_element(update, data, grad, *state.arrays.values())
+
+    def _count(self, state: FlatState, options: dict[str, Any]) -> None:
+        step = state.counts[0]["step"] + 1
+        numbers = {name: state.counts[0][name] for name in self.numbers}
         state.count_all({"step": step, **self.advance(numbers, step, **options)})
 
     def _update_each(self, state: FlatState, options: dict[str, Any]) -> None:
@@ -313,7 +356,8 @@ class Optimizer(Hooked):
                 for i, v in enumerate(own):
                     for name in state.arrays:
                         if v.get(name) is not None:
-                            state.put(i, name, np.asarray(getattr(v[name], "array", v[name])))
+                            value = getattr(v[name], "array", v[name])
+                            state.put(i, name, value if on_gpu(value) else np.asarray(value))
 
 
 def _copied(value: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dtrain.autograd import Tensor
-from dtrain.backend import Array, xp_of
+from dtrain.backend import Array, device_of, to_device, xp_of
 from dtrain.nn.flat import Flat
 
 __all__ = ["FlatState", "ShapedState"]
@@ -72,7 +72,11 @@ class FlatState:
     def put(self, i: int, name: str, value: Array) -> None:
         """Let the i-th tensor's state array have the values of `value`, which is all of it."""
         part, own = self.owned(i)
-        self.arrays[name][own] = value.reshape(-1)[part]
+        self.arrays[name][own] = self._here(value).reshape(-1)[part]
+
+    def _here(self, value: Array) -> Array:
+        """Values that may come from another device."""
+        return to_device(value, device_of(self.flat.data))
 
 
 class ShapedState(FlatState):
@@ -106,4 +110,4 @@ class ShapedState(FlatState):
     def put(self, i: int, name: str, value: Array) -> None:
         """Let the i-th tensor's state array, where it has such a one, have the values of `value`."""
         if name in self.places[i]:
-            self.arrays[name][self.places[i][name][0]] = value.reshape(-1)
+            self.arrays[name][self.places[i][name][0]] = self._here(value).reshape(-1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -101,17 +100,17 @@ class Buffers:
 
     # -- as a message ----------------------------------------------------------------------------
 
-    def take(self, k: int, first: bool, weight: float, loss: Any, stop: bool, like: Array) -> Array:
+    def take(self, k: int, first: bool, weight: float, loss: Any, stop: Any, like: Array) -> Array:
         """The header of the rank's k-th microbatch: (size,). first: whether it is the one whose counters count.
 
-        loss: a number, or an array of one on the device of `like`, where the header is made.
+        loss, stop: a number and a truth, or arrays of one on the device of `like`, where the header is made.
         """
         header = xp_of(like).zeros(self.size)
         header[0] = weight
         if weight:
             header[1] = loss if self.alone else weight * loss
-        if stop:
-            header[2] = 1
+        if stop is not False:
+            header[2] = stop
         header[3] = 1
         self.same = []
         for array, before, room in self._rooms(self.starts.get(k, self.before)):
@@ -132,7 +131,10 @@ class Buffers:
         while a GPU is not waited for.
         """
         head = fetched(header[:_FIRST])
-        news = cache(lambda: self._read(head(), steps))
+
+        def news() -> tuple[float, bool]:
+            return self._read(head(), steps)
+
         if not on_gpu(header):
             news()
         total, same = header[0], iter(self.same)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dtrain.backend import Array
+from dtrain.backend import Array, capture
 from dtrain.backend.gpus import Pinned, current_stream, new_stream, pinned_zeros
 from dtrain.comm import Communicator
 from dtrain.parallel.exchange import Exchange, FastExchange, MessageExchange, open_exchange
@@ -71,6 +71,7 @@ class StagedExchange(_DeviceExchange):
         self.copied: dict[int, Any] = {}  # by where a bucket begins: the event that its rows are on the host
 
     def depart(self, where: slice) -> None:
+        capture.refuse("gradients go by way of the host's memory")
         super().depart(where)
         with self.stream:
             for host, row in zip(self.inner.rows, self.rows, strict=False):

@@ -10,8 +10,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakMethod
 
+import numpy as np
+
 from dtrain.autograd import backward_root, is_grad_enabled, on_backward_end
-from dtrain.backend import Array, on_gpu
+from dtrain.backend import Array, capture, on_gpu
 from dtrain.backend.random import key
 from dtrain.comm import Communicator, RankLost, SingleCommunicator
 from dtrain.data.sampler import microbatch_block
@@ -264,6 +266,10 @@ class DistributedDataParallel(Wrapper):
             self._begin_step()
         self._called = True
         key.move_to(self._step, self.block.start + self._done)
+        record = capture.present()
+        if record is not None:
+            place = self.block.start + self._done
+            record.effect(lambda: key.move_to(self._step, place))
         self._samples, self._origin = given(args, kwargs)
         if self._coupled is not None:
             self._check_origin()
@@ -351,6 +357,8 @@ class DistributedDataParallel(Wrapper):
                 "accumulate gradients by themselves"
             )
         self._postponed = self._no_sync
+        if self._no_sync or self.ledger is not None or self.comm.survives:
+            capture.refuse("no_sync(), a ledger, and jobs that survive ask for more than a graph can do")
         self._open = True
         on_backward_end(self._close_microbatch)
         loss = math.nan if loss is None else loss
@@ -366,7 +374,12 @@ class DistributedDataParallel(Wrapper):
         for reducer in self._reducers:
             reducer.begin(k, scale, self._postponed)
         first = self.block[k] == 0 and not self._postponed
-        header = self._buffers.take(k, first, weight, loss, self.comm.stop_requested, self._reducers[0].message)
+        stop: Any = self.comm.stop_requested
+        record = capture.present()
+        if record is not None:
+            stop, here = record.room("stop", [stop], np.float64)[0], record.rooms[-1][1]
+            record.effect(lambda: here.__setitem__(0, self.comm.stop_requested))
+        header = self._buffers.take(k, first, weight, loss, stop, self._reducers[0].message)
         self._reducers[0].add_header(header)
         for reducer in self._reducers[1:]:
             reducer.add_header(header[:1])
@@ -400,11 +413,22 @@ class DistributedDataParallel(Wrapper):
             self._waiting += 1
         elif not self._exchange():
             return
+        self._done = 0
+        self._count_step()
+        record = capture.present()
+        if record is not None and self._news is not None:
+            record.effect(functools.partial(self._count_again, self._news[0]))
+
+    def _count_step(self) -> None:
         self._step += 1
         self.comm.waits.steps += 1
-        self._done = 0
         self.synchronized = not self._postponed
         key.move_to(self._step, self.block.start)
+
+    def _count_again(self, read: Callable[[], tuple[float, bool]]) -> None:
+        """A captured step is made once more."""
+        self._news = read, f"in step {self._step}"
+        self._count_step()
 
     def _exchange(self) -> bool:
         """Whether all ranks have the sums of the step. If not, ranks were lost, and it is as if it had not begun."""
@@ -429,7 +453,8 @@ class DistributedDataParallel(Wrapper):
         header = self._reducers[0].header
         read = self._buffers.put(header, steps)
         if on_gpu(header):
-            self._read()  # what is wrong with the step before is said at this one's end at the latest
+            if capture.present() is None:
+                self._read()  # what is wrong with the step before is said at this one's end at the latest
             self._news = read, f"in step {self._step}"
         else:
             self._last = read()

@@ -11,7 +11,7 @@ from typing import Any
 from dtrain.autograd import Joint, Tensor, enable_grad, is_grad_enabled, op
 from dtrain.autograd.graph import Node, walk
 from dtrain.autograd.mode import mode
-from dtrain.backend import Array
+from dtrain.backend import Array, capture
 from dtrain.backend.random import key
 
 __all__ = ["checkpoint", "checkpoint_sequential"]
@@ -33,6 +33,7 @@ def checkpoint(
     """
     if not is_grad_enabled():
         return function(*args, **kwargs)
+    capture.refuse("an activation checkpoint draws its random numbers once more")
     begin, precision = dict(key.__dict__), mode.autocast
     outputs, leaves = _run(function, args, kwargs)
     inputs = [a for a in args if isinstance(a, Tensor)]

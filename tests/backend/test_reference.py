@@ -33,7 +33,7 @@ def test_dropout_mask_compares_the_first_words_of_the_stream(shape, p):
         word = int(philox.random_raw())
         words += [word % 2**32, word >> 32]
     want = [w >= min(p * 2**32, 2**32 - 1) for w in words[:n]]
-    mask = reference.dropout_mask(stream(11, Purpose.GRAPH, 1, 2, 3), shape, p)
+    mask = reference.dropout_mask(lambda: stream(11, Purpose.GRAPH, 1, 2, 3), shape, p)
     assert (mask.shape, mask.dtype) == (shape, np.bool_)
     np.testing.assert_array_equal(mask.ravel(), np.array(want, bool))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -33,17 +34,19 @@ _here = threading.local()
 
 
 def _recorded(work: Callable[[], Any]) -> Any:
-    """The result of `work`, given to the device. While a graph is captured it is noted, to be done again at each launch
-    of the graph: then new results are written where the first ones lie."""
+    """The result of `work`, given to the device. While a graph is captured it is noted, to be done at each launch of
+    the graph: then new results are written where the first ones lie, which say the shapes only."""
     result = work()
     graph = getattr(_here, "graph", None)
     if graph is not None:
-        firsts = result if isinstance(result, tuple) else (result,)
-        arrays = [r for r in firsts if isinstance(r, (np.ndarray, np.generic)) and np.ndim(r) >= 0]
-        if any(isinstance(r, np.generic) for r in arrays):
-            raise AssertionError("a result that a graph cannot write to")
-        graph.append((work, arrays))
+        graph.append((work, _parts(result)))
     return result
+
+
+def _parts(result: Any) -> list[np.ndarray]:
+    """The arrays of a result."""
+    assert not isinstance(result, np.generic), "a graph cannot write to it"
+    return [r for r in (result if isinstance(result, tuple) else (result,)) if isinstance(r, np.ndarray)]
 
 
 def _waits(what: str = "the host waits for the device") -> None:
@@ -62,10 +65,25 @@ class Graph:
 
     def launch(self, stream: Any = None) -> None:
         for work, firsts in self.works:
-            again = work()
-            for first, new in zip(firsts, again if isinstance(again, tuple) else (again,), strict=True):
+            for first, new in zip(firsts, _parts(work()), strict=True):
                 if first is not new and not np.shares_memory(first, new):
                     first[...] = new
+
+
+class _Alive(threading.local):
+    """All memory of the device that this thread has arrays of, by id."""
+
+    def __init__(self) -> None:
+        self.arrays: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
+
+
+_alive = _Alive()
+
+
+def _whole(host: np.ndarray) -> np.ndarray:
+    while isinstance(host.base, np.ndarray):
+        host = host.base
+    return host
 
 
 class ndarray:  # noqa: N801
@@ -77,6 +95,8 @@ class ndarray:  # noqa: N801
 
     def __init__(self, host: np.ndarray) -> None:
         self._host = host
+        whole = _whole(host)
+        _alive.arrays[id(whole)] = whole
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name not in _METHODS:
@@ -126,9 +146,7 @@ class ndarray:  # noqa: N801
 
     @property
     def data(self) -> Any:
-        whole = self._host
-        while isinstance(whole.base, np.ndarray):
-            whole = whole.base
+        whole = _whole(self._host)
         memory = SimpleNamespace(ptr=whole.ctypes.data, size=whole.nbytes)
         return SimpleNamespace(ptr=self._host.ctypes.data, device=self.device, mem=memory)
 
@@ -326,9 +344,12 @@ class Stream:
     def begin_capture(self, mode: Any = None) -> None:
         assert self is not _null and _current() is self, "a graph is captured on a stream that is not the default one"
         _here.graph = []
+        _here.before = [(array, array.copy()) for array in list(_alive.arrays.values())]
 
     def end_capture(self) -> Graph:
         works, _here.graph = _here.graph, None
+        for array, values in _here.before:  # what is captured is not done
+            array[...] = values
         return Graph(works)
 
     def copy_later(self, out: np.ndarray, values: np.ndarray) -> None:

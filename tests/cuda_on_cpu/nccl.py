@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.cuda_on_cpu import cupy
+
 available = True
 NCCL_UINT8, NCCL_FLOAT32, NCCL_FLOAT64, NCCL_SUM = 1, 7, 8, 0
 _SIZES = {NCCL_UINT8: 1, NCCL_FLOAT32: 4, NCCL_FLOAT64: 8}
@@ -31,6 +33,10 @@ def groupStart() -> None:  # noqa: N802
 
 def groupEnd() -> None:  # noqa: N802
     calls, _group.calls = _group.calls, None
+    cupy._recorded(lambda: _exchange(calls))
+
+
+def _exchange(calls: Any) -> None:
     for box, pointer, nbytes, sends in sorted(calls, key=lambda call: not call[3]):
         if sends:
             box.put(ctypes.string_at(pointer, nbytes))
@@ -59,6 +65,9 @@ class NcclCommunicator:
         _group.calls.append((self._box(peer, self.rank), pointer, count * _SIZES[dtype], False))
 
     def allReduce(self, given: int, result: int, count: int, dtype: int, op: int, stream: int) -> None:  # noqa: N802
+        cupy._recorded(lambda: self._all_reduce(given, result, count, dtype, op))
+
+    def _all_reduce(self, given: int, result: int, count: int, dtype: int, op: int) -> None:
         kind = {NCCL_FLOAT32: np.float32, NCCL_FLOAT64: np.float64}[dtype]
         assert op == NCCL_SUM
         mine = ctypes.string_at(given, count * _SIZES[dtype])

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dtrain.backend import capture
 from dtrain.backend.cuda.loader import CTYPES, blocks, compiled
 
 __all__ = ["each_element"]
@@ -33,19 +34,30 @@ def each_element(function: Callable[..., None], *arrays: Any) -> None:
     """
     first = arrays[0]
     if first.dtype.kind != "f" or first.itemsize < 4 or any(a.dtype != first.dtype for a in arrays):
+        capture.refuse(f"an update in {first.dtype} is array code")
         function(*arrays)
         return
     trace = _Trace(first.dtype, len(first), len(arrays))
     try:
         function(*trace.arrays)
-    except _NotElementwise:
+    except _NotElementwise as error:
+        capture.refuse(f"an update is more than arithmetic: {error}")
         function(*arrays)
+        return
+    refill = capture.refill()
+    if refill is not None:
+        refill.take(trace.text(), trace.numbers)
         return
     if first.size:
         packs = first.size * first.itemsize // 16 if not any(a.data.ptr % 16 for a in arrays) else 0
-        run = _kernel(CTYPES[first.dtype], trace.text(), len(arrays), len(trace.numbers))
+        record = capture.present()
+        if capture.rehearsing():
+            _kernel(CTYPES[first.dtype], trace.text(), len(arrays), len(trace.numbers), True)
+        run = _kernel(CTYPES[first.dtype], trace.text(), len(arrays), len(trace.numbers), record is not None)
         pieces = -(-first.size * first.itemsize // 16)
         numbers = [first.dtype.type(n) for n in trace.numbers]
+        if record is not None:  # the next step's may be others
+            numbers = [record.room(trace.text(), trace.numbers, first.dtype)]
         run(blocks(pieces, _THREADS), (_THREADS,), (*arrays, np.int64(first.size), np.int64(packs), *numbers))
 
 
@@ -60,7 +72,7 @@ __device__ __forceinline__ void one(ELEMENTS NUMBERS) {
 STEPS
 }
 
-__global__ void fused(ARRAYS index_t n, index_t packs NUMBERS) {
+__global__ void fused(ARRAYS index_t n, index_t packs GIVEN) {
   const index_t first = blockIdx.x * index_t(blockDim.x) + threadIdx.x, step = index_t(gridDim.x) * blockDim.x;
   for (index_t i = first; i < packs; i += step) {
 READ
@@ -78,12 +90,13 @@ Text = tuple[str, frozenset[int], frozenset[int]]
 
 
 @cache
-def _kernel(T: str, text: Text, arrays: int, numbers: int) -> Callable[..., None]:
+def _kernel(T: str, text: Text, arrays: int, numbers: int, pointed: bool) -> Callable[..., None]:
     # Products and sums are not contracted: each is rounded, as in array code.
-    return compiled(_source(T, text, arrays, numbers), "fused", ("-fmad=false",))
+    return compiled(_source(T, text, arrays, numbers, pointed), "fused", ("-fmad=false",))
 
 
-def _source(T: str, text: Text, arrays: int, numbers: int) -> str:
+def _source(T: str, text: Text, arrays: int, numbers: int, pointed: bool) -> str:
+    """pointed: the numbers lie in memory."""
     steps, read, written = text
     each = range(arrays)
     parts = {
@@ -91,7 +104,8 @@ def _source(T: str, text: Text, arrays: int, numbers: int) -> str:
         "ELEMENTS": ", ".join(f"T& a{i}" for i in each),
         "ARRAYS": " ".join(f"T* a{i}," for i in each),
         "NUMBERS": "".join(f", T s{i}" for i in range(numbers)),
-        "PASSED": "".join(f", s{i}" for i in range(numbers)),
+        "PASSED": "".join(f", s[{i}]" if pointed else f", s{i}" for i in range(numbers)),
+        "GIVEN": ", const T* s" if pointed else "".join(f", T s{i}" for i in range(numbers)),
         "STEPS": steps,
         # What is not read may be left alone, and what is not written is not written back.
         "READ": "\n".join(

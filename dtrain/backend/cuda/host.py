@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dtrain.backend import capture
+
 __all__ = ["on_host"]
 
 
@@ -16,6 +18,7 @@ def on_host(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(kernel)
     def call(*args: Any) -> Any:
+        capture.refuse(f"{kernel.__name__} is computed on the host")
         return _to_device(kernel(*map(_to_host, args)))
 
     return call

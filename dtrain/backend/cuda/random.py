@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from dtrain.backend import reference
+from dtrain.backend import capture, reference
 from dtrain.backend.cuda.host import on_host
 from dtrain.backend.cuda.loader import blocks, kernel
 
@@ -17,17 +18,34 @@ _THREADS = 256
 _on_host = on_host(reference.dropout_mask)
 
 
-def dropout_mask(generator: np.random.Generator, shape: tuple[int, ...], p: float) -> Any:
+def dropout_mask(draw: Callable[[], np.random.Generator], shape: tuple[int, ...], p: float) -> Any:
     """True where an element is kept: word i of the stream (32 bits, little end first) >= p * 2^32."""
     import cupy
 
-    state: Any = generator.bit_generator.state
-    if state["bit_generator"] != "Philox" or state["buffer_pos"] != 4:  # one that is no stream of ours, or not new
-        return _on_host(generator, shape, p)
+    generator = draw()
+    words = _words(generator)
+    if words is None:
+        return _on_host(lambda: generator, shape, p)
     n = math.prod(shape)
     kept = cupy.empty(shape, np.bool_)
-    if n:
-        words = (np.uint64(w) for w in (*state["state"]["key"], *state["state"]["counter"]))
-        least = np.uint32(min(p * 2**32, 2**32 - 1))
-        kernel("random", "dropout_mask")(blocks(-(-n // 8), _THREADS), (_THREADS,), (kept, np.int64(n), least, *words))
+    least = np.uint32(min(p * 2**32, 2**32 - 1))
+    where = blocks(-(-n // 8), _THREADS), (_THREADS,)
+    record = capture.present()
+    if capture.rehearsing():
+        kernel("random", "dropout_mask_of")
+    if record is not None:
+        there = record.room("dropout", words, np.uint64)
+        here = record.rooms[-1][1]
+        record.effect(lambda: here.__setitem__(..., _words(draw())))
+        kernel("random", "dropout_mask_of")(*where, (kept, np.int64(n), least, there))
+    elif n:
+        kernel("random", "dropout_mask")(*where, (kept, np.int64(n), least, *words))
     return kept
+
+
+def _words(generator: np.random.Generator) -> list[Any] | None:
+    """Key and counter of a new stream of ours; None of another generator."""
+    state: Any = generator.bit_generator.state
+    if state["bit_generator"] != "Philox" or state["buffer_pos"] != 4:
+        return None
+    return [np.uint64(w) for w in (*state["state"]["key"], *state["state"]["counter"])]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dtrain.backend import capture
 from dtrain.backend.cuda.loader import CTYPES, kernel
 
 __all__ = ["add_at", "embedding_grad"]
@@ -17,11 +18,16 @@ def embedding_grad(g: Any, index: Any, rows: int) -> Any:
 
     table = cupy.zeros((rows, g.shape[1]), g.dtype)
     if g.size:
+        capture.refuse("the gradient of an embedding is sorted by Thrust, which waits for it")
         g, index = cupy.ascontiguousarray(g), cupy.ascontiguousarray(cupy.asarray(index, np.int64))
         order = cupy.argsort(index, kind="stable").astype(np.int64, copy=False)
         run = kernel("table", f"embedding_grad<{CTYPES[g.dtype]}, long long>")
         threads = min(256, -(-g.shape[1] // 32) * 32)
-        run((len(index),), (threads,), (g, index, order, table, np.int64(len(index)), np.int64(g.shape[1])))
+        run(
+            (len(index),),
+            (threads,),
+            (g, index, order, table, np.int64(len(index)), np.int64(g.shape[1]), np.int64(rows)),
+        )
     return table
 
 

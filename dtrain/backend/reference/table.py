@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -30,8 +31,8 @@ def add_at(values: np.ndarray, where: np.ndarray, size: int) -> np.ndarray:
     return flat
 
 
-def dropout_mask(generator: np.random.Generator, shape: tuple[int, ...], p: float) -> np.ndarray:
-    """True where an element is kept: word i of the stream (32 bits, little end first) >= p * 2^32."""
+def dropout_mask(draw: Callable[[], np.random.Generator], shape: tuple[int, ...], p: float) -> np.ndarray:
+    """True where an element is kept: word i of the stream (32 bits, little end first) >= p * 2^32. draw: makes it."""
     n = math.prod(shape)
-    words = np.asarray(generator.bit_generator.random_raw((n + 1) // 2), np.uint64).astype("<u8", copy=False)
+    words = np.asarray(draw().bit_generator.random_raw((n + 1) // 2), np.uint64).astype("<u8", copy=False)
     return (words.view("<u4")[:n] >= np.uint32(min(p * 2**32, 2**32 - 1))).reshape(shape)

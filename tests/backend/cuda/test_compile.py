@@ -36,7 +36,7 @@ INSTANCES = {
         for t in (f"{t}, unsigned char" if name.startswith("max") else t for t in TYPES)
         for whole in ("true", "false")
     ],
-    "random": ["dropout_mask"],
+    "random": ["dropout_mask", "dropout_mask_of"],
     "rows": [
         f"{name}<{t}, {extra}{team}, {items}>"
         for name, extra in (
@@ -72,5 +72,6 @@ def test_a_fused_update_compiles():
     trace = fused._Trace(np.dtype(np.float32), 8, 4)
     p, g, before, size = trace.arrays
     optimizer.update(p, g, {"prev": before, "step_size": size}, 2, **options)
-    code = _whole(fused._source("float", trace.text(), 4, len(trace.numbers)))
-    assert nvrtc.compiled(code, ["fused"], "sm_80")[:4] == b"\x7fELF"
+    for pointed in (False, True):
+        code = _whole(fused._source("float", trace.text(), 4, len(trace.numbers), pointed))
+        assert nvrtc.compiled(code, ["fused"], "sm_80")[:4] == b"\x7fELF"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -33,16 +35,16 @@ def test_images(gpu, dtype):
 @pytest.mark.parametrize("shape", [(), (0,), (7,), (8,), (5, 41)], ids=str)
 @pytest.mark.parametrize("p", [0.0, 0.25, 1.0])
 def test_dropout_masks_are_those_of_the_cpu(gpu, shape, p):
-    place = (3 << 60, Purpose.GRAPH, 2, 1 << 40, 5)
-    expected = reference.dropout_mask(stream(*place), shape, p)
+    draw = partial(stream, 3 << 60, Purpose.GRAPH, 2, 1 << 40, 5)
+    expected = reference.dropout_mask(draw, shape, p)
     before = gpu.counter.syncs
     with checking("random"):
-        found = _cuda().dropout_mask(stream(*place), shape, p)
+        found = _cuda().dropout_mask(draw, shape, p)
     assert gpu.counter.syncs == before
     np.testing.assert_array_equal(gpu.host(found), expected)
-    other = np.random.default_rng(0)
+    other = partial(np.random.default_rng, 0)
     np.testing.assert_array_equal(
-        gpu.host(_cuda().dropout_mask(other, shape, p)), reference.dropout_mask(np.random.default_rng(0), shape, p)
+        gpu.host(_cuda().dropout_mask(other, shape, p)), reference.dropout_mask(other, shape, p)
     )
 
 

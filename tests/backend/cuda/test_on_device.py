@@ -221,3 +221,26 @@ def test_what_gpucheck_measures_can_be_run(gpu, name, monkeypatch):
         pytest.skip("too large for a CPU")
     monkeypatch.setitem(steps.WORKLOADS, name, dataclasses.replace(steps.WORKLOADS[name], shape=small[name]))
     assert steps.steps_per_second(name, "dtrain", seconds=0.1) > 0
+    if name != "gpt":
+        assert steps.steps_per_second(name, "graph", seconds=0.1) > 0
+
+
+def test_an_optimizers_state_goes_from_device_to_device(gpu):
+    """By a state dict, whose tensors may be elsewhere, and when the model moves after some steps."""
+
+    def train(moves):
+        dtrain.manual_seed(0)
+        model = nn.Linear(3, 2)
+        optimizer = dtrain.optim.AdamW(model.parameters(), 0.1)
+        for device in moves:
+            model.to(device)
+            model(dtrain.ones(2, 3).to(device)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            state = optimizer.state_dict()
+            optimizer.load_state_dict(state)
+        return [p.detach().cpu().numpy() for p in model.parameters()]
+
+    for moves in (["cuda"] * 3, ["cpu", "cuda", "cuda"], ["cuda", "cpu", "cuda"]):
+        for a, b in zip(train(moves), train(["cpu"] * 3), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5)

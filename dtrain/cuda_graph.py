@@ -1,0 +1,195 @@
+"""A whole training step as a CUDA graph: captured once for inputs of some shapes, and then started as one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dtrain.autograd import Tensor
+from dtrain.backend import capture, on_gpu
+from dtrain.backend.gpus import current_stream, new_stream, pinned_zeros
+
+__all__ = ["CapturedStep"]
+
+_WARM_UPS = 3  # what is done once, or the first time only, is done by then; the last of them is the rehearsal
+_BYTES_OF_NUMBERS = 1 << 16
+
+
+class CapturedStep:
+    """`step`, a function of Tensors, Python values, and lists, tuples and dicts of these, run as a CUDA graph.
+
+        def step(x, y):
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            return loss
+
+        step = job.capture(step)
+        for x, y in loader:
+            loss = step(x, y)
+
+    A call gives what `step` itself would give, to the bit. The first calls with inputs of some shapes run it as it is;
+    then it is captured, and later calls copy the inputs' values, from the host too, and start its kernels all at once:
+    Python's time, which small models spend most of theirs on, is gone. It must do the same at every call, and by
+    itself all that is to be done at each: backward, the optimizer's step and `zero_grad`; the model's and the
+    optimizer's state may be looked at or loaded in between, a schedule's step comes in between, too. What it returns is
+    overwritten by the next call.
+
+    Where the step cannot be captured, a line on standard error says why, once, and it goes on being run as it is:
+    without a GPU, where values are asked for on the host (`loss.item()`), with optimizers that are not elementwise,
+    GradScaler, SyncBatchNorm, activation checkpoints or gradients that go by way of the host's memory. With
+    DistributedDataParallel a rank's microbatches of a step belong into one call.
+
+    Attributes: captured, how many graphs there are; reason, why there is none, or None.
+    """
+
+    def __init__(self, step: Callable[..., Any], on_device: bool) -> None:
+        self.step = step
+        self.reason: str | None = None if on_device else "the job does not compute on a GPU"
+        self._on_device = on_device
+        self._calls: dict[Any, int] = {}
+        self._graphs: dict[Any, _Graph] = {}
+        self._stream: Any = None
+
+    @property
+    def captured(self) -> int:
+        """How many graphs there are: one for each kind of inputs that has come often enough."""
+        return len(self._graphs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What step(*args, **kwargs) returns."""
+        if self._on_device:
+            args, kwargs = _map(_to_gpu, (args, kwargs))
+        if self.reason is not None:
+            return self.step(*args, **kwargs)
+        leaves: list[Tensor] = []
+        kind = _kind((args, kwargs), leaves)
+        graph = self._graphs.get(kind)
+        if graph is not None and not graph.still_fits():
+            del self._graphs[kind]
+            self._calls[kind], graph = _WARM_UPS - 1, None  # rehearsed, and captured again
+        if graph is not None:
+            return graph.start(leaves)
+        calls = self._calls[kind] = self._calls.get(kind, 0) + 1
+        if calls < _WARM_UPS:
+            return self.step(*args, **kwargs)
+        if calls == _WARM_UPS:
+            with capture.under(capture.Capture(rehearsing=True)) as rehearsal:
+                result = self.step(*args, **kwargs)
+            if rehearsal.reasons:
+                self._give_up(rehearsal.reasons[0])
+            return result
+        return self._capture(kind, args, kwargs)
+
+    def _give_up(self, reason: str) -> None:
+        self.reason = reason
+        print(f"dtrain: the step is not captured as a CUDA graph, and runs as it is: {reason}", file=sys.stderr)
+
+    def _capture(self, kind: Any, args: Any, kwargs: Any) -> Any:
+        import cupy
+
+        if self._stream is None:
+            self._stream = new_stream()
+        host = pinned_zeros((_BYTES_OF_NUMBERS,), np.dtype(np.uint8))
+        device = cupy.zeros(_BYTES_OF_NUMBERS, np.uint8)
+        inputs: list[Tensor] = []
+
+        def static(x: Tensor) -> Tensor:
+            inputs.append(_twin(x))
+            return inputs[-1]
+
+        args, kwargs = _map(static, (args, kwargs))
+        pool = cupy.cuda.MemoryPool()  # of the graph's own: what it uses is nobody else's between two starts
+        self._stream.wait_event(current_stream().record())
+        record = capture.Capture(rehearsing=False, host=host, device=device)
+        with self._stream, cupy.cuda.using_allocator(pool.malloc), capture.under(record):
+            self._stream.begin_capture()
+            try:
+                result = self.step(*args, **kwargs)
+            finally:
+                made = self._stream.end_capture()
+        graph = self._graphs[kind] = _Graph(made, record, inputs, result, pool)
+        return graph.launch()
+
+
+class _Graph:
+    """A captured step."""
+
+    def __init__(self, graph: Any, record: capture.Capture, inputs: list[Tensor], result: Any, pool: Any) -> None:
+        self.graph, self.record, self.inputs, self.result, self.pool = graph, record, inputs, result, pool
+        # Numbers on their way to the GPU, by turns: a start may come while those of the one before travel.
+        self.turns = [(pinned_zeros((max(16, record.used),), np.dtype(np.uint8)), None) for _ in range(4)]
+
+    def still_fits(self) -> bool:
+        """Whether the step would do the same; writes the numbers of its optimizers."""
+        try:
+            for check in self.record.checks:
+                check()
+        except capture.NotCapturable:
+            return False
+        return True
+
+    def start(self, leaves: list[Tensor]) -> Any:
+        """A step with these inputs."""
+        for mine, given in zip(self.inputs, leaves, strict=True):
+            mine.array[...] = given.array
+            if hasattr(given, "microbatch"):
+                mine.microbatch = given.microbatch
+        for effect in self.record.effects:
+            effect()
+        return self.launch()
+
+    def launch(self) -> Any:
+        record, used = self.record, self.record.used
+        assert record.host is not None
+        if used:
+            room, event = self.turns.pop(0)
+            if event is not None:
+                event.synchronize()
+            room[:used] = record.host[:used]
+            record.device[:used].set(room[:used])
+            self.turns.append((room, current_stream().record()))
+        stream = current_stream()
+        self.graph.launch(stream)
+        record.finished = stream.record()
+        return self.result
+
+
+def _kind(value: Any, leaves: list[Tensor]) -> Any:
+    """What captured steps are told apart by: shapes, dtypes and places of Tensors, values of all else."""
+    if isinstance(value, Tensor):
+        leaves.append(value)
+        return value.shape, str(value.dtype), value.device, value.requires_grad
+    if isinstance(value, (list, tuple)):
+        return type(value), *(_kind(v, leaves) for v in value)
+    if isinstance(value, dict):
+        return dict, *((k, _kind(v, leaves)) for k, v in value.items())
+    return value if isinstance(value, (int, float, str, bool, type(None))) else id(value)
+
+
+def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """`value` with function(tensor) in the place of every Tensor in it."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, (list, tuple)):
+        members = [_map(function, v) for v in value]
+        return type(value)(*members) if hasattr(value, "_fields") else type(value)(members)
+    if isinstance(value, dict):
+        return {k: _map(function, v) for k, v in value.items()}
+    return value
+
+
+def _to_gpu(x: Tensor) -> Tensor:
+    return x if on_gpu(x.array) else x.to("cuda")
+
+
+def _twin(x: Tensor) -> Tensor:
+    """A Tensor with the same values that stays where it is."""
+    twin = Tensor(x.array.copy(), x.requires_grad)
+    if hasattr(x, "microbatch"):
+        twin.microbatch = x.microbatch
+    return twin
