@@ -4,7 +4,8 @@ import pytest
 
 import dtrain
 from dtrain import nn
-from dtrain.backend.random import key
+from dtrain.backend.random import Purpose, key
+from dtrain.ops.draws import drawing
 
 
 def drawn(method, grad):
@@ -39,3 +40,10 @@ def test_initial_weights_do_not_depend_on_other_draws():
     dtrain.manual_seed(1)
     dtrain.empty(2).normal_()
     assert (nn.Linear(3, 3).weight == want).all()
+
+
+def test_a_draw_is_of_the_mode_in_which_it_was_asked_for():
+    """With gradients off or on, whenever it is made: a captured step makes it again."""
+    with dtrain.no_grad():
+        without = drawing()
+    assert without.args == (Purpose.NO_GRAD,) and drawing().args == (Purpose.GRAPH,)
