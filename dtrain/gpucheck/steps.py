@@ -93,8 +93,7 @@ def steps_per_second(name: str, library: str, seconds: float = 4.0) -> float:
         loss_of: Any = functional.cross_entropy
         wait: Callable[[], Any] = dtrain.cuda.synchronize
     else:
-        import torch as module
-
+        module = import_module("torch")
         model = work.make(module.nn, "torchvision.models").cuda()
         optimizer = module.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
         loss_of, wait = module.nn.functional.cross_entropy, module.cuda.synchronize

@@ -6,10 +6,29 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.backend import capture
-from dtrain.backend.cuda.loader import CTYPES, kernel
+from dtrain.backend.cuda.loader import CTYPES, kernel, wide
 
 __all__ = ["add_at", "embedding_grad"]
+
+_TILE = 2048  # keys that a block sorts; TILE in table.cu
+_PIECE = 32  # positions that a block adds up
+
+
+def _sorted(index: Any, rows: int) -> tuple[Any, Any]:
+    """The rows in rising order, `rows` for what is outside of the table, and the positions where they were."""
+    import cupy
+
+    n, blocks = len(index), -(-len(index) // _TILE)
+    counts = cupy.empty(256 * blocks, np.int32)
+    keys, order, kind, sizes = index, np.uintp(0), CTYPES[index.dtype], (np.int64(n), np.int32(rows))
+    for shift in range(0, max(1, rows.bit_length()), 8):
+        kernel("table", f"count_digits<{kind}>")((blocks,), (256,), (keys, counts, *sizes, np.int32(shift)))
+        kernel("table", "sum_before")((1,), (1024,), (counts, np.int64(len(counts))))
+        found, positions = cupy.empty((2, n), np.int32)
+        args = keys, order, counts, found, positions, *sizes, np.int32(shift)
+        kernel("table", f"move_keys<{kind}>")((blocks,), (256,), args)
+        keys, order, kind = found, positions, "int"
+    return keys, order
 
 
 def embedding_grad(g: Any, index: Any, rows: int) -> Any:
@@ -18,16 +37,14 @@ def embedding_grad(g: Any, index: Any, rows: int) -> Any:
 
     table = cupy.zeros((rows, g.shape[1]), g.dtype)
     if g.size:
-        capture.refuse("the gradient of an embedding is sorted by Thrust, which waits for it")
-        g, index = cupy.ascontiguousarray(g), cupy.ascontiguousarray(cupy.asarray(index, np.int64))
-        order = cupy.argsort(index, kind="stable").astype(np.int64, copy=False)
-        run = kernel("table", f"embedding_grad<{CTYPES[g.dtype]}, long long>")
-        threads = min(256, -(-g.shape[1] // 32) * 32)
-        run(
-            (len(index),),
-            (threads,),
-            (g, index, order, table, np.int64(len(index)), np.int64(g.shape[1]), np.int64(rows)),
-        )
+        g, columns, C = cupy.ascontiguousarray(g), g.shape[1], CTYPES[g.dtype]
+        keys, order = _sorted(cupy.ascontiguousarray(cupy.asarray(index, np.int64)), rows)
+        pieces = -(-len(keys) // _PIECE)
+        heads, tails = cupy.empty((2, pieces, columns), wide(g.dtype))
+        sizes = np.int64(len(keys)), np.int64(columns), np.int32(rows), np.int32(_PIECE)
+        block = (min(256, -(-columns // 32) * 32),)
+        kernel("table", f"sum_pieces<{C}>")((pieces,), block, (g, keys, order, table, heads, tails, *sizes))
+        kernel("table", f"join_pieces<{C}>")((pieces,), block, (keys, table, heads, tails, *sizes))
     return table
 
 

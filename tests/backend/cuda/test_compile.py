@@ -47,7 +47,11 @@ INSTANCES = {
         for team in ("true", "false")
         for items in (0, 1, 4)
     ],
-    "table": [f"embedding_grad<{t}, long long>" for t in TYPES],
+    "table": [
+        *(f"{name}<{t}>" for name in ("sum_pieces", "join_pieces") for t in TYPES),
+        *(f"{name}<{t}>" for name in ("count_digits", "move_keys") for t in ("long long", "int")),
+        "sum_before",
+    ],
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dtrain.backend import reference
+from dtrain.backend.cuda import table
 from dtrain.backend.halves import bfloat16
 from dtrain.backend.random import Purpose, stream
 from dtrain.gpucheck.kernels import DTYPES, compare, image_cases, kernel_cases
@@ -30,6 +31,29 @@ def test_images(gpu, dtype):
     for i, (name, run, given) in enumerate(image_cases()):
         with checking(SCHEDULES[i % 3], seed=i):
             assert compare(dtype, run, given, gpu.asarray) <= 1, name
+
+
+@pytest.mark.parametrize(
+    ("n", "rows", "most"),
+    [(1, 1, 1), (5000, 70000, 70000), (4100, 300, 2), (3000, 40, 40), (64, 2, 1), (2049, 256, 256), (700, 255, 300)],
+)
+def test_gradients_of_tables(gpu, n, rows, most):
+    """Few and many rows, long runs of one, and rows outside of the table, which are left out."""
+    rng = np.random.default_rng(n)
+    index, g = rng.integers(min(0, rows - most), most, n), rng.standard_normal((n, 3)).astype(np.float32)
+    inside = (index >= 0) & (index < rows)
+    expected = np.zeros((rows, 3))
+    np.add.at(expected, index[inside], g[inside].astype(np.float64))
+    found = []
+    for schedule in SCHEDULES:
+        with checking(schedule):
+            found.append(gpu.host(_cuda().embedding_grad(gpu.array(g), gpu.array(index), rows)))
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-4)
+    assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
+    keys, order = table._sorted(gpu.array(index), rows)
+    expected_keys = np.where(inside, index, rows)
+    np.testing.assert_array_equal(gpu.host(order), np.argsort(expected_keys, kind="stable"))
+    np.testing.assert_array_equal(gpu.host(keys), np.sort(expected_keys))
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (7,), (8,), (5, 41)], ids=str)
