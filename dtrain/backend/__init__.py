@@ -22,7 +22,7 @@ import numpy as np
 from dtrain.backend import capture, cpu, reference
 
 __all__ = [
-    "Array", "NoKernelError", "backend_of", "device_of", "elements_at_a_time", "fetched", "on_gpu", "to_device",
+    "Array", "NoKernelError", "backend_of", "device_of", "fetched", "on_gpu", "to_device",
     "to_numpy", "xp_of",
 ]  # fmt: skip
 
@@ -84,14 +84,6 @@ def device_of(x: Array) -> str:
         return f"cuda:{x.device.id}"
     xp_of(x)
     return "cpu"
-
-
-def elements_at_a_time(x: Array) -> int:
-    """How many elements of x code that makes several passes should work on at a time.
-
-    On a CPU they stay in the cache; on a GPU every pass over a part would be a kernel more to start.
-    """
-    return max(1, x.size) if on_gpu(x) else 1 << 15
 
 
 def to_device(x: Array, device: str) -> Array:

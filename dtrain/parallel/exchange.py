@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.backend import Array, elements_at_a_time, on_gpu, xp_of
+from dtrain.backend import Array, backend_of, on_gpu, xp_of
 from dtrain.comm import Communicator, Window, shares
 from dtrain.data.sampler import microbatch_block
 from dtrain.parallel.tree import Additions, Block, Node
@@ -291,13 +291,21 @@ def exchange_rows(
         send = rows[0] if len(rows) == 1 else _by_rank(rows, cuts)
         received = comm.all_to_all(send, [len(rows) * size for size in sizes], [n * (hi - lo) for n in counts])
         rows = list(received.reshape(sum(counts), hi - lo))
-    chunk = elements_at_a_time(out)
-    for start in range(0, hi - lo, chunk):
-        part = slice(start, start + chunk)
-        total = out[lo:hi][part]
-        finish.finish([row[part] for row in rows], total)
+    if on_gpu(out):
+
+        def add_up(total: Array, *rows: Array) -> None:
+            total[...] = finish.total(rows)
+
+        backend_of(out).each_element(add_up, out[lo:hi], *rows)  # one kernel
         if factor is not None:
-            total *= factor
+            out[lo:hi] *= factor
+    else:
+        for start in range(0, hi - lo, CHUNK):
+            part = slice(start, start + CHUNK)
+            total = out[lo:hi][part]
+            finish.finish([row[part] for row in rows], total)
+            if factor is not None:
+                total *= factor
     if comm.size > 1:
         comm.all_gather_(out, cuts)
 

@@ -109,6 +109,13 @@ class Additions:
         elif rows[0] is not out:
             out[...] = rows[0]
 
+    def total(self, rows: Sequence[Array]) -> Array:
+        """The root; rows stay as they are."""
+        sums = list(rows)
+        for a, b in self.steps:
+            sums[a] = sums[a] + sums[b]
+        return sums[self.steps[-1][0] if self.steps else 0]
+
     def calls(self, rows: Sequence[Array], out: Array) -> list[tuple[Array, Array, Array]]:
         """Arguments of `add` that, one after the other, write the root into `out`, and nothing into the two or more
         rows."""

@@ -46,13 +46,14 @@ def each_element(function: Callable[..., None], *arrays: Any) -> None:
         return
     refill = capture.refill()
     if refill is not None:
-        refill.take(trace.text(), trace.numbers)
+        if trace.numbers:
+            refill.take(trace.text(), trace.numbers)
         return
     if first.size:
         packs = first.size * first.itemsize // 16 if not any(a.data.ptr % 16 for a in arrays) else 0
-        record = capture.present()
+        record = capture.present() if trace.numbers else None
         if capture.rehearsing():
-            _kernel(CTYPES[first.dtype], trace.text(), len(arrays), len(trace.numbers), True)
+            _kernel(CTYPES[first.dtype], trace.text(), len(arrays), len(trace.numbers), bool(trace.numbers))
         run = _kernel(CTYPES[first.dtype], trace.text(), len(arrays), len(trace.numbers), record is not None)
         pieces = -(-first.size * first.itemsize // 16)
         numbers = [first.dtype.type(n) for n in trace.numbers]
