@@ -60,12 +60,12 @@ def arguments():
 
 
 @dtrain.no_grad()
-def accuracy(model, loader, comm, device):
+def accuracy(model, loader, comm):
     """The share of correct predictions over all samples of all ranks."""
     model.eval()
     metric = metrics.Accuracy(comm=comm)
     for x, y in loader:
-        metric.update(model(x.to(device)), y)
+        metric.update(model(x), y)
     model.train()
     return metric.compute().item()
 
@@ -88,8 +88,8 @@ def main():
     train = data.FashionMNIST(args.data, train=True)
     test = data.FashionMNIST(args.data, train=False)
     parts = {"comm": job.comm, "microbatches": args.microbatches}
-    loader = data.DataLoader(train, args.batch_size, shuffle=True, **parts)
-    test_loader = data.DataLoader(test, 1000, **parts)
+    loader = data.DataLoader(train, args.batch_size, shuffle=True, device=job.device, **parts)
+    test_loader = data.DataLoader(test, 1000, device=job.device, **parts)
 
     model = dtrain.DistributedDataParallel(Net().to(job.device), **parts)
     optimizer = optim.SGD(model.parameters(), lr=args.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
@@ -111,7 +111,6 @@ def main():
             start = time.perf_counter()
             progress = job.progress(loader, f"epoch {epoch + 1}")
             for x, y in progress:
-                x, y = x.to(job.device), y.to(job.device)
                 loss = F.cross_entropy(model(x), y)
                 loss.backward()
                 if model.synchronized:
@@ -124,7 +123,7 @@ def main():
                         break
             seconds += time.perf_counter() - start
             samples += loader.samples_consumed
-        correct = job.retry(accuracy, model, test_loader, job.comm, job.device)
+        correct = job.retry(accuracy, model, test_loader, job.comm)
         job.print(f"epoch {epoch + 1}: test accuracy {correct:.2%}, loss {model.loss:.4f}")
         if checkpoint.steps == total:
             break

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtrain.autograd import Tensor
+from dtrain.backend import to_device
 from dtrain.backend.random import key
+from dtrain.data.ahead import on_device
 from dtrain.data.collate import default_collate, empty_like_batch
 from dtrain.data.dataset import batch_method
 from dtrain.data.prefetch import prefetched
@@ -48,6 +50,8 @@ class DataLoader:
         microbatches: M; by default the communicator's, else the number of ranks.
         seed: of the order and of random transforms; by default that of `dtrain.manual_seed`.
         prefetch: microbatches prepared ahead of the one in use.
+        device: where batches come out, "cpu" or a GPU, as `job.device` is. Then the next one travels while one is in
+            use, which `x.to(device)` in the loop would wait for.
 
     Every Tensor of a batch says where it belongs: `x.microbatch == (m, M)`, and leads to what stands in its
     place in this rank's other microbatches of the step, which SyncBatchNorm needs.
@@ -67,6 +71,7 @@ class DataLoader:
         microbatches: int | None = None,
         seed: int | None = None,
         prefetch: int = 2,
+        device: str = "cpu",
     ):
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
             raise TypeError(f"a dataset needs __len__ and __getitem__, {type(dataset).__name__} lacks one")
@@ -100,6 +105,9 @@ class DataLoader:
                 f"microbatches {microbatches - batch_size} have no samples",
                 file=sys.stderr,
             )
+        self.device = str(device)
+        if self.device != "cpu":
+            to_device(np.empty(0), self.device)  # raises where that is not to be had
         self._collate = collate_fn or default_collate
         self._take_batch = batch_method(dataset) if collate_fn is None else None
         self._epoch = 0
@@ -190,7 +198,8 @@ class DataLoader:
             return place, place[1].get(place[2])
 
         with closing(prefetched(get, places(), self.num_workers, self.prefetch)) as batches:
-            for (k, step, microbatch), batch in batches:
+            there = batches if self.device == "cpu" else on_device(batches, self.device)
+            for (k, step, microbatch), batch in there:
                 step.hand_out(microbatch)
                 yield k, microbatch, batch
 

@@ -244,3 +244,26 @@ def test_an_optimizers_state_goes_from_device_to_device(gpu):
     for moves in (["cuda"] * 3, ["cpu", "cuda", "cuda"], ["cuda", "cpu", "cuda"]):
         for a, b in zip(train(moves), train(["cpu"] * 3), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_a_loaders_batches_come_to_the_device_one_ahead(gpu):
+    loaded = []
+
+    class Numbers:
+        def __len__(self):
+            return 10
+
+        def __getitem__(self, i):
+            loaded.append(i)
+            return np.float32(i), {"twice": 2 * i}
+
+    loader = dtrain.data.DataLoader(Numbers(), 4, microbatches=2, device="cuda", num_workers=0)
+    seen = []
+    for x, y in loader:
+        assert x.device == y["twice"].device == "cuda:0" and x.microbatch == (len(seen) % 2, 2)
+        seen += [gpu.host(x.array).tolist()]
+        assert len(loaded) == min(10, sum(map(len, seen)) + (2 if len(seen) < 4 else 1))
+    assert seen == [[0, 1], [2, 3], [4, 5], [6, 7], [8], [9]]
+    assert [gpu.host(x.array).tolist() for x, _ in loader] == seen
+    with pytest.raises(ValueError, match="'cuda:3' is not available"):
+        dtrain.data.DataLoader(Numbers(), 4, device="cuda:3")
