@@ -12,6 +12,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dtrain.autograd.memory import explain
 from dtrain.autograd.under_way import under_way
 from dtrain.autograd.writes import check_unspoiled, writes
@@ -169,6 +171,13 @@ def _deliver(tensor: Tensor, g: Any) -> None:
         tensor.grad = recorded if tensor.grad is None else tensor.grad + recorded
 
 
+def _one(array: Any) -> Any:
+    """1, of the array's shape, dtype and kind; it has one element."""
+    if array.__class__ is np.ndarray and not array.ndim:
+        return np.array(1, array.dtype)  # faster
+    return xp_of(array).ones(array.shape, array.dtype)
+
+
 def _roots(tensors: Any, grads: Any) -> tuple[list[Tensor], list[Array]]:
     """Tensors and their gradients as lists of equal length, checked."""
     roots = list(tensors) if isinstance(tensors, (list, tuple)) else [tensors]
@@ -184,7 +193,7 @@ def _roots(tensors: Any, grads: Any) -> tuple[list[Tensor], list[Array]]:
                 raise RuntimeError(
                     f"a gradient can be left out only for a tensor of one element; this one has shape {root.shape}"
                 )
-            seeds.append(xp_of(root.array).ones(root.shape, root.dtype))
+            seeds.append(_one(root.array))
         else:
             if tuple(g.shape) != root.shape:
                 raise ValueError(f"the gradient has shape {tuple(g.shape)}, its tensor {root.shape}")

@@ -22,6 +22,17 @@ from dtrain.nn.state import IncompatibleKeys, Stateful
 __all__ = ["IncompatibleKeys", "Module"]
 
 
+def _passed(t: Any) -> Any:
+    """Where gradients pass: a weak reference to a node, or to a Tensor that has none; None where there are none."""
+    if not isinstance(t, Tensor):
+        return None
+    node = t._node
+    return _ref(node) if node is not None else _ref(t) if is_float(t.array.dtype) else None
+
+
+_ref = weakref.ref
+
+
 class Module(Hooked, Stateful):
     """Base of all layers and models; subclass it, make layers in `__init__`, use them in `forward`.
 
@@ -56,15 +67,10 @@ class Module(Hooked, Stateful):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         output = self.forward(*args, **kwargs) if self._call_hooks is None else self._call_hooked(args, kwargs)
         if mode.enabled:
-            outputs = output if isinstance(output, (tuple, list)) else (output,)
-            # Where gradients pass: nodes, or tensors that have none. Weak, so that nothing is kept alive.
-            self.__dict__["_last_call"] = (
-                len(outputs),
-                [
-                    weakref.ref(t._node or t) if isinstance(t, Tensor) and is_float(t.array.dtype) else None
-                    for t in (*args, *outputs)
-                ],
-            )
+            if isinstance(output, (tuple, list)):
+                self.__dict__["_last_call"] = len(output), list(map(_passed, (*args, *output)))
+            else:
+                self.__dict__["_last_call"] = 1, [*map(_passed, args), _passed(output)]
         return output
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -27,7 +27,7 @@ def _reduce(loss: Array, total: Any, reduction: str) -> tuple[Array, Any]:
         return loss.sum(), lambda g: g
     if reduction != "mean":
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    if on_gpu(total):  # the same without waiting for the number
+    if total.__class__ is not int and on_gpu(total):  # the same without waiting for the number
         wide = total.astype(np.float64)
         scale = xp.where(wide == 0, np.nan, 1 / wide).astype(loss.dtype)
         return loss.sum() * scale, lambda g: xp.where(wide == 0, 0, g * scale).astype(g.dtype)
@@ -194,13 +194,16 @@ def _labels(labels: Array, classes: int, ignore_index: int) -> tuple[Array, Arra
     if not labels.size:
         return labels, None
     labels = labels.astype(np.int64, copy=False)
-    if (
-        capture.present() is not None or capture.rehearsing() and on_gpu(labels)
-    ):  # nobody can look at them; a wrong one gives NaN
+    if on_gpu(labels) and (capture.present() is not None or capture.rehearsing()):
+        # In a graph nobody can look at them: a wrong one gives NaN.
         xp, kept, there = xp_of(labels), labels != ignore_index, (labels >= 0) & (labels < classes)
         return xp.where(there & kept, labels, 0), xp.where(there | ~kept, kept.astype(np.float32), np.float32(math.nan))
     # Seen as unsigned, negative numbers are huge: one reduction finds what is out of range.
-    if int(labels.view(np.uint64).max()) < classes and not 0 <= ignore_index < classes:
+    seen = labels.view(np.uint64)
+    if (
+        int(np.maximum.reduce(seen) if seen.__class__ is np.ndarray else seen.max()) < classes
+        and not 0 <= ignore_index < classes
+    ):
         return labels, None
     kept = labels != ignore_index
     wrong = kept & ((labels < 0) | (labels >= classes))

@@ -142,7 +142,7 @@ class Optimizer(Hooked):
         alone = self._check_sinks()
         record = capture.present()
         rooms = 0 if record is None else len(record.rooms)
-        updated = []
+        updated: list[tuple[dict[str, Any], FlatState]] = []
         for group, states in zip(self.param_groups, self._states(), strict=True):
             options = self._numbers(group)
             # With eps=0 what lies between parameters in a flat buffer would become 0 / 0.
@@ -151,14 +151,15 @@ class Optimizer(Hooked):
                 if flat and state.in_step and state.has_all_gradients():
                     self._update_flat(state, options)
                     self._count(state, options)
-                    updated.append((group, state))
+                    if record is not None:
+                        updated.append((group, state))
                 else:
                     capture.refuse(f"{type(self).__name__} updates parameters one by one here")
                     self._update_each(state, options)
                 mark_written(state.flat.data)
         self._end_step(alone)
-        if self._hooks.get("step_pre") or self._hooks.get("step_post"):
-            capture.refuse("the optimizer's step has hooks")
+        if self._hooks:
+            capture.refuse("the optimizer has hooks")
         if record is not None:
             self._repeat(record, record.rooms[rooms:], updated, alone)
         return loss
@@ -220,6 +221,9 @@ class Optimizer(Hooked):
 
     def _count(self, state: FlatState, options: dict[str, Any]) -> None:
         step = state.counts[0]["step"] + 1
+        if not self.numbers:
+            state.count_all({"step": step})
+            return
         numbers = {name: state.counts[0][name] for name in self.numbers}
         state.count_all({"step": step, **self.advance(numbers, step, **options)})
 

@@ -82,7 +82,11 @@ def each_element(function: Callable[..., None], *arrays: np.ndarray) -> None:
 
     arrays: of one length. On a GPU the function becomes one kernel.
     """
-    for start in range(0, len(arrays[0]), _CHUNK_ELEMENTS):
+    n = len(arrays[0])
+    if n <= _CHUNK_ELEMENTS:
+        function(*arrays)
+        return
+    for start in range(0, n, _CHUNK_ELEMENTS):
         function(*(a[start : start + _CHUNK_ELEMENTS] for a in arrays))
 
 
