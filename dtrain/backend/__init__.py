@@ -12,7 +12,7 @@ kernel asks `backend_of(x)` for an object that has it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 from dtrain.backend import capture, cpu, reference
 
 __all__ = [
-    "Array", "NoKernelError", "backend_of", "device_of", "fetched", "on_gpu", "to_device",
+    "Array", "NoKernelError", "backend_of", "device_of", "fetched", "joined", "on_gpu", "to_device",
     "to_numpy", "xp_of",
 ]  # fmt: skip
 
@@ -84,6 +84,19 @@ def device_of(x: Array) -> str:
         return f"cuda:{x.device.id}"
     xp_of(x)
     return "cpu"
+
+
+def joined(arrays: Sequence[Array], axis: int = 0) -> Array:
+    """The concatenation of arrays of one kind along an axis.
+
+    Those of CuPy are joined eight at a time: of more it sends addresses to the GPU first, which no graph can repeat.
+    """
+    if not on_gpu(arrays[0]):
+        return np.concatenate(arrays, axis)
+    cupy = sys.modules["cupy"]
+    while len(arrays) > 8:
+        arrays = [cupy.concatenate(arrays[i : i + 8], axis) for i in range(0, len(arrays), 8)]
+    return cupy.concatenate(arrays, axis)
 
 
 def to_device(x: Array, device: str) -> Array:

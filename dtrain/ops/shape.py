@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Joint, Tensor, op
-from dtrain.backend import Array, xp_of
+from dtrain.backend import Array, joined, on_gpu, xp_of
 from dtrain.ops.dtypes import Like, dimension, result_dtype, unbroadcast
 from dtrain.ops.positions import slice_of
 
@@ -134,7 +134,7 @@ def contiguous(x: Any) -> Any:
 def _cat(*arrays: Any, dim: int = 0) -> Any:
     xp = xp_of(*arrays)
     dtype = result_dtype(*arrays)
-    y = xp.concatenate(arrays, dim).astype(dtype, copy=False)
+    y = (joined(arrays, dim) if on_gpu(arrays[0]) else xp.concatenate(arrays, dim)).astype(dtype, copy=False)
     ends, dtypes = np.cumsum([a.shape[dim] for a in arrays]).tolist(), [a.dtype for a in arrays]
 
     def pullback(g: Any, needs: Sequence[bool]) -> list[Array | None]:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.backend import Array, backend_of, on_gpu, xp_of
+from dtrain.backend import Array, backend_of, joined, on_gpu, xp_of
 from dtrain.comm import Communicator, Window, shares
 from dtrain.data.sampler import microbatch_block
 from dtrain.parallel.tree import Additions, Block, Node
@@ -312,7 +312,7 @@ def exchange_rows(
 
 def _by_rank(rows: Sequence[Array], cuts: Sequence[int]) -> Array:
     """What each rank is to get, in order of rank: its share of every row."""
-    return xp_of(rows[0]).concatenate([row[a:b] for a, b in zip(cuts, cuts[1:], strict=False) for row in rows])
+    return joined([row[a:b] for a, b in zip(cuts, cuts[1:], strict=False) for row in rows])
 
 
 def _share(start: int, stop: int, part: int, parts: int) -> tuple[int, int]:

@@ -216,6 +216,8 @@ def _plain(x: Any) -> Any:
 
 def _index(key: Any) -> Any:
     """An index, which may have arrays of the host in it: CuPy copies those over."""
+    if isinstance(key, (np.ndarray, list)) and getattr(_here, "graph", None) is not None:
+        _waits("an index of the host is copied")
     if isinstance(key, tuple):
         return tuple(map(_index, key))
     return key._host if isinstance(key, ndarray) else key
@@ -466,6 +468,12 @@ def asnumpy(a: Any, stream: Any = None, order: Any = "C", out: Any = None) -> np
     return a.get() if isinstance(a, ndarray) else np.asarray(a)
 
 
+def concatenate(tup: Any, axis: Any = 0, **kwargs: Any) -> ndarray:
+    if len(tup) > 8 and getattr(_here, "graph", None) is not None:
+        _waits("the addresses of more than 8 arrays are sent")
+    return _on_device(np.concatenate)(tup, axis, **kwargs)
+
+
 def einsum(*operands: Any, **kwargs: Any) -> Any:
     if kwargs:
         raise TypeError(f"Did not understand the following kwargs: {list(kwargs)}")
@@ -512,7 +520,7 @@ def as_module() -> ModuleType:
             getDeviceProperties=lambda i: {"name": b"emulated", "multiProcessorCount": 4, "major": 9, "minor": 0},
         ),
     )  # fmt: skip
-    own = {f.__name__: f for f in (empty, empty_like, asarray, array, asnumpy, einsum, unique, nonzero)}
+    own = {f.__name__: f for f in (empty, empty_like, asarray, array, asnumpy, einsum, unique, nonzero, concatenate)}
     for name, thing in {
         **own, "ndarray": ndarray, "RawModule": RawModule, "cuda": cuda, "__version__": "14.2.0",
         "get_default_memory_pool": lambda: pool, "get_array_module": lambda *a: module, "linalg": _Linalg(),

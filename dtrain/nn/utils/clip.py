@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Tensor
-from dtrain.backend import Array, backend_of, on_gpu, xp_of
+from dtrain.backend import Array, backend_of, joined, on_gpu, xp_of
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
 
@@ -47,8 +47,7 @@ def _norm(arrays: Sequence[Array], norm_type: float) -> Any:
     """A number; on a GPU an array of one, so that nobody waits for it."""
     arrays = [a.reshape(-1) for a in arrays]
     if arrays and on_gpu(arrays[0]) and norm_type == 2:
-        xp = xp_of(arrays[0])
-        return xp.sqrt(xp.stack([backend_of(a).square_sum(a) for a in arrays]).sum())
+        return xp_of(arrays[0]).sqrt(joined([backend_of(a).square_sum(a).reshape(1) for a in arrays]).sum())
     if norm_type == math.inf:
         return max((float(abs(a).max(initial=0)) for a in arrays), default=0.0)
     if norm_type == 2:

@@ -124,6 +124,16 @@ def test_every_kind_of_inputs_has_its_graph_and_state_may_be_loaded_in_between(g
     assert run(True) == run(False)
 
 
+def test_many_arrays_are_joined_in_a_graph(gpu):
+    weight = nn.Parameter(dtrain.randn(3, 4)).cuda()
+    call = dtrain.cuda.capture(lambda x: dtrain.cat([x * i for i in range(20)] + [weight.detach()], 0))
+    for k in range(6):
+        x = dtrain.full((2, 4), float(k), device="cuda")
+        expected = np.concatenate([np.full((2, 4), k * i, np.float32) for i in range(20)] + [gpu.host(weight.array)])
+        np.testing.assert_array_equal(gpu.host(call(x).array), expected)
+    assert call.captured == 1
+
+
 def test_a_class_that_does_not_exist_gives_nan(gpu):
     model, target = nn.Linear(3, 2).cuda(), dtrain.tensor([0, 1, -100])
     call = dtrain.cuda.capture(lambda x, y: F.cross_entropy(model(x), y))
