@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -110,8 +111,12 @@ class CapturedStep:
             self._stream.begin_capture()
             try:
                 result = self.step(*args, **kwargs)
-            finally:
-                made = self._stream.end_capture()
+            except Exception as error:
+                with suppress(RuntimeError):  # that the capture is spoiled, is known
+                    self._stream.end_capture()
+                error.add_note("while the step was captured as a CUDA graph: call it without capture() if it cannot be")
+                raise
+            made = self._stream.end_capture()
         graph = self._graphs[kind] = _Graph(made, record, inputs, result, pool)
         return graph.launch()
 

@@ -172,6 +172,25 @@ def test_what_cannot_be_captured_runs_as_it_is_and_says_why(gpu, what, reason, c
     assert capsys.readouterr().err == f"dtrain: the step is not captured as a CUDA graph, and runs as it is: {reason}\n"
 
 
+def test_an_error_in_a_capture_says_where_it_was(gpu):
+    calls, model = [], nn.Linear(3, 2).cuda()
+
+    def step(x):
+        calls.append(1)
+        y = model(x)
+        if len(calls) == 4:
+            y.array.item()  # by a way that no rehearsal sees
+        return y
+
+    call = dtrain.cuda.capture(step)
+    for _ in range(3):
+        call(dtrain.ones(2, 3))
+    with pytest.raises(RuntimeError, match="not permitted when stream is capturing") as caught:
+        call(dtrain.ones(2, 3))
+    assert caught.value.__notes__[0].startswith("while the step was captured as a CUDA graph")
+    assert call(dtrain.ones(2, 3)).shape == (2, 2) and call.captured == 1
+
+
 def test_without_a_gpu_a_job_runs_the_step_itself():
     step = Job(threads=1).capture(lambda x: x + 1)
     assert step(1) == 2 and step.captured == 0 and step.reason == "the job does not compute on a GPU"
