@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor
+from dtrain.autograd import Tensor, map_tensors
 from dtrain.backend import capture, on_gpu
 from dtrain.backend.gpus import current_stream, new_stream, pinned_zeros
 
@@ -64,7 +64,7 @@ class CapturedStep:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What step(*args, **kwargs) returns."""
         if self._on_device:
-            args, kwargs = _map(_to_gpu, (args, kwargs))
+            args, kwargs = map_tensors(_to_gpu, (args, kwargs))
         if self.reason is not None:
             return self.step(*args, **kwargs)
         leaves: list[Tensor] = []
@@ -103,7 +103,7 @@ class CapturedStep:
             inputs.append(_twin(x))
             return inputs[-1]
 
-        args, kwargs = _map(static, (args, kwargs))
+        args, kwargs = map_tensors(static, (args, kwargs))
         pool = cupy.cuda.MemoryPool()  # of the graph's own: what it uses is nobody else's between two starts
         self._stream.wait_event(current_stream().record())
         record = capture.Capture(rehearsing=False, host=host, device=device)
@@ -173,19 +173,7 @@ def _kind(value: Any, leaves: list[Tensor]) -> Any:
         return type(value), *(_kind(v, leaves) for v in value)
     if isinstance(value, dict):
         return dict, *((k, _kind(v, leaves)) for k, v in value.items())
-    return value if isinstance(value, (int, float, str, bool, type(None))) else id(value)
-
-
-def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """`value` with function(tensor) in the place of every Tensor in it."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, (list, tuple)):
-        members = [_map(function, v) for v in value]
-        return type(value)(*members) if hasattr(value, "_fields") else type(value)(members)
-    if isinstance(value, dict):
-        return {k: _map(function, v) for k, v in value.items()}
-    return value
+    return type(value), value if isinstance(value, (int, float, str, bool, type(None))) else id(value)
 
 
 def _to_gpu(x: Tensor) -> Tensor:

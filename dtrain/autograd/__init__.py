@@ -9,6 +9,7 @@ from dtrain.autograd.check import check_grads, gradcheck, gradgradcheck
 from dtrain.autograd.function import Function
 from dtrain.autograd.graph import backward, grad
 from dtrain.autograd.mode import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
+from dtrain.autograd.nested import map_tensors
 from dtrain.autograd.op import Joint, op
 from dtrain.autograd.recorded import Recorded
 from dtrain.autograd.tensor import Tensor, device
@@ -31,6 +32,7 @@ __all__ = [
     "gradgradcheck",
     "inference_mode",
     "is_grad_enabled",
+    "map_tensors",
     "mark_written",
     "no_grad",
     "on_backward_end",

@@ -51,7 +51,7 @@ _here = _Here()
 class Capture:
     """One captured step. rehearsing: nothing is captured, and what refuses is noted in `reasons`.
 
-    bytes_of_rooms: of all numbers together, on the host (`host`) and on the GPU (`device`, a CuPy array of bytes).
+    host, device: as many bytes on the host and, in a CuPy array, on the GPU, in which the rooms lie.
     """
 
     def __init__(self, rehearsing: bool, host: np.ndarray | None = None, device: Any = None) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from dtrain.autograd import Tensor
+from dtrain.autograd import map_tensors
 from dtrain.backend.gpus import current_stream, new_stream, require
 
 __all__ = ["on_device"]
@@ -25,7 +25,7 @@ def on_device(batches: Iterator[tuple[Any, Any]], device: str) -> Iterator[tuple
     def start(batch: Any) -> tuple[Any, Any]:
         stream.wait_event(current_stream().record())
         with stream:
-            return _moved(batch, device), stream.record()
+            return map_tensors(lambda x: x.to(device), batch), stream.record()
 
     before = None
     for place, batch in batches:
@@ -40,14 +40,3 @@ def on_device(batches: Iterator[tuple[Any, Any]], device: str) -> Iterator[tuple
 def _arrived(place: Any, batch: Any, copied: Any) -> tuple[Any, Any]:
     current_stream().wait_event(copied)
     return place, batch
-
-
-def _moved(value: Any, device: str) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {name: _moved(member, device) for name, member in value.items()}
-    if isinstance(value, (tuple, list)):
-        members = [_moved(member, device) for member in value]
-        return type(value)(*members) if hasattr(value, "_fields") else type(value)(members)
-    return value

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Joint, Tensor
+from dtrain.autograd import Joint, Tensor, map_tensors
 from dtrain.autograd.graph import Node, walk
 from dtrain.autograd.op import op
 from dtrain.autograd.under_way import under_way
@@ -99,7 +99,7 @@ class Coupled:
         elif k == 0 and not part.given:
             if not any(hasattr(leaf, "microbatch") for leaf in leaves):
                 raise RuntimeError(self._advice("no input comes from a DataLoader"))
-            calls = [_map(partial(_sibling, number=p.number), (args, kwargs)) for p in self.parts]
+            calls = [map_tensors(partial(_sibling, number=p.number), (args, kwargs)) for p in self.parts]
             for p, call in zip(self.parts, calls, strict=True):
                 p.given = [(leaf, _bytes(leaf)) for leaf in _leaves(call)]
             for p, output in zip(self.parts, self._run(calls), strict=True):
@@ -170,7 +170,7 @@ class Coupled:
             self.buffers.leave()
 
     def _forward(self, part: Part, args: Any, kwargs: Any) -> Any:
-        args, kwargs = _map(partial(_enter, part), (args, kwargs))
+        args, kwargs = map_tensors(partial(_enter, part), (args, kwargs))
         output = self.owner.module(*args, **kwargs)
         for t in _leaves((output, self.attributes.changed(self.before))):
             if isinstance(t, Tensor) and t.grad_fn is not None and t.grad_fn.op != _END:
@@ -291,18 +291,6 @@ def _leaves(value: Any) -> Iterator[Any]:
             yield from _leaves(member)
     else:
         yield value
-
-
-def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """`value` with every Tensor in tuples, lists and dicts replaced by function(tensor)."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {name: _map(function, member) for name, member in value.items()}
-    if isinstance(value, (tuple, list)):
-        members = [_map(function, member) for member in value]
-        return type(value)(*members) if hasattr(value, "_fields") else type(value)(members)
-    return value
 
 
 def _sibling(tensor: Tensor, number: int) -> Tensor:

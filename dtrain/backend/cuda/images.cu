@@ -73,6 +73,12 @@ template <typename T, bool WHOLE> struct Totals {
 #pragma unroll
     for (int e = 0; e < F::SIZE; ++e) sum[e] += f(widen(few.at[e]), e);
   }
+  // Add the products of those at x and those at y.
+  __device__ __forceinline__ void add_products(const T* x, const T* y) {
+    F few;
+    few.read(y);
+    add(x, [&](W v, int e) { return v * widen(few.at[e]); });
+  }
   __device__ __forceinline__ void write(T* y, W divisor = W(1)) const {
     F few;
 #pragma unroll
@@ -261,10 +267,8 @@ __global__ void depthwise(const T* x, const T* weight, T* y, int images, int run
     const Place o(i, runs, s.out_h, s.out_w);
     Totals<T, WHOLE> totals;
     s.each_element(o.row, o.column, [&](int k, int row, int column) {
-      Few<T, WHOLE> of_weight;
-      of_weight.read(weight + (index_t(k) * runs + o.c) * SIZE);
-      totals.add(x + (at(o.image, row, column, s.h, s.w) * runs + o.c) * SIZE,
-                 [&](wide_t<T> v, int e) { return v * widen(of_weight.at[e]); });
+      totals.add_products(x + (at(o.image, row, column, s.h, s.w) * runs + o.c) * SIZE,
+                          weight + (index_t(k) * runs + o.c) * SIZE);
     });
     totals.write(y + i * SIZE);
   }
@@ -278,10 +282,8 @@ __global__ void depthwise_data_grad(const T* g, const T* weight, T* gx, int imag
     const Place x(i, runs, s.h, s.w);
     Totals<T, WHOLE> totals;
     s.each_window(x.row, x.column, [&](int k, int p, int q) {
-      Few<T, WHOLE> of_weight;
-      of_weight.read(weight + (index_t(k) * runs + x.c) * SIZE);
-      totals.add(g + (at(x.image, p, q, s.out_h, s.out_w) * runs + x.c) * SIZE,
-                 [&](wide_t<T> v, int e) { return v * widen(of_weight.at[e]); });
+      totals.add_products(g + (at(x.image, p, q, s.out_h, s.out_w) * runs + x.c) * SIZE,
+                          weight + (index_t(k) * runs + x.c) * SIZE);
     });
     totals.write(gx + i * SIZE);
   }
@@ -303,9 +305,7 @@ __global__ void depthwise_weight_parts(const T* g, const T* x, wide_t<T>* parts,
     const int a = o.row * s.stride_h + k / s.kernel_w * s.step_h - s.pad_h;
     const int b = o.column * s.stride_w + k % s.kernel_w * s.step_w - s.pad_w;
     if (a < 0 || a >= s.h || b < 0 || b >= s.w) continue;
-    Few<T, WHOLE> of_x;
-    of_x.read(x + (at(o.image, a, b, s.h, s.w) * runs + c) * SIZE);
-    totals.add(g + (index_t(row) * runs + c) * SIZE, [&](W v, int e) { return v * widen(of_x.at[e]); });
+    totals.add_products(g + (index_t(row) * runs + c) * SIZE, x + (at(o.image, a, b, s.h, s.w) * runs + c) * SIZE);
   }
 #pragma unroll
   for (int e = 0; e < SIZE; ++e) room[(threadIdx.y * blockDim.x + threadIdx.x) * SIZE + e] = totals.sum[e];
