@@ -26,6 +26,7 @@ from dtrain.parallel.hooks.bucket import GradBucket
 from dtrain.parallel.hooks.feedback import ErrorFeedback
 from dtrain.parallel.hooks.reducer import Hook, HookReducer
 from dtrain.parallel.ledger import Ledger
+from dtrain.parallel.outcome import Outcome
 from dtrain.parallel.pytorch import check_options
 from dtrain.parallel.reducer import Reducer, wait_for_all
 from dtrain.parallel.reducers import Reducers
@@ -69,7 +70,8 @@ class DistributedDataParallel(Wrapper):
 
     Raises ValueError for more ranks than microbatches and RuntimeError where the ranks' modules differ,
     naming the first rank and parameter; both on every rank. FloatingPointError for a loss that is NaN or
-    infinite. `optimizer.step()` raises RuntimeError while microbatches of a step are missing.
+    infinite: in backward(), or, on a GPU, which nothing waits for, where `loss` is read and at the next step's
+    end at the latest. `optimizer.step()` raises RuntimeError while microbatches of a step are missing.
     """
 
     def __init__(
@@ -104,8 +106,7 @@ class DistributedDataParallel(Wrapper):
                 "the results depend on the number of ranks",
                 file=sys.stderr,
             )
-        self._last: tuple[float, bool] = math.nan, False  # `loss` and `stopping`
-        self._news: tuple[Callable[[], tuple[float, bool]], str] | None = None  # what is to be read of the last step
+        self._outcome = Outcome.known(math.nan)  # of the last step
         self.synchronized = False  #: whether the last backward completed a step
         self._step = 0
         self._done = 0  # microbatches of this step that this rank has finished
@@ -115,6 +116,7 @@ class DistributedDataParallel(Wrapper):
         self._called = False  # the model was called, and backward is to come
         self._open = False  # backward is under way
         self._samples = 0
+        self._has_loss = False  # the microbatch's backward began at one number
         self._weight: float | None = None
         self._origin: tuple[int, int] | None = None
         self._parameters = list(module.named_parameters())
@@ -133,20 +135,12 @@ class DistributedDataParallel(Wrapper):
     @property
     def loss(self) -> float:
         """The mean loss over the last step's global batch."""
-        return self._read()[0]
+        return self._outcome.loss
 
     @property
     def stopping(self) -> bool:
         """Whether any rank was asked to stop before the last step's end; equal on all ranks."""
-        return self._read()[1]
-
-    def _read(self) -> tuple[float, bool]:
-        if self._news is not None:  # a GPU has given them, and they are looked at when they are asked for
-            (read, where), self._news = self._news, None
-            self._last = read()
-            if not math.isfinite(self._last[0]):
-                raise FloatingPointError(f"the loss is {self._last[0]} {where}")
-        return self._last
+        return self._outcome.stopping
 
     @property
     def position(self) -> dict[str, Any]:
@@ -167,7 +161,7 @@ class DistributedDataParallel(Wrapper):
             raise RuntimeError(
                 f"the position cannot change in the middle of step {self._step}; finish its microbatches"
             )
-        self._step, self._last, self._news = position["steps"], (position["loss"], False), None
+        self._step, self._outcome = position["steps"], Outcome.known(position["loss"])
         key.move_to(self._step, self.block.start)
 
     def rewind(self) -> int | None:
@@ -346,7 +340,8 @@ class DistributedDataParallel(Wrapper):
         self._weight = None
         root = backward_root()
         loss: Any = None
-        if root is not None and root.numel() == 1:
+        self._has_loss = root is not None and root.numel() == 1
+        if root is not None and self._has_loss:
             loss = root.array.reshape(()) if on_gpu(root.array) else root.item()
             if weight and not on_gpu(loss) and not math.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss} at {self._here()} on {self.comm.host}")
@@ -416,8 +411,8 @@ class DistributedDataParallel(Wrapper):
         self._done = 0
         self._count_step()
         record = capture.present()
-        if record is not None and self._news is not None:
-            record.effect(functools.partial(self._count_again, self._news[0]))
+        if record is not None:
+            record.effect(functools.partial(self._count_again, self._outcome))
 
     def _count_step(self) -> None:
         self._step += 1
@@ -425,18 +420,18 @@ class DistributedDataParallel(Wrapper):
         self.synchronized = not self._postponed
         key.move_to(self._step, self.block.start)
 
-    def _count_again(self, read: Callable[[], tuple[float, bool]]) -> None:
+    def _count_again(self, captured: Outcome) -> None:
         """A captured step is made once more."""
-        self._news = read, f"in step {self._step}"
+        self._outcome = Outcome(captured.read, f"in step {self._step}", captured.check)
         self._count_step()
 
     def _exchange(self) -> bool:
         """Whether all ranks have the sums of the step. If not, ranks were lost, and it is as if it had not begun."""
-        before = self._last, self._news
+        before = self._outcome
         done, orders = self.comm.attempt(self._take_sums)
         self._find_place()
         if not done:
-            self._last, self._news = before
+            self._outcome = before
             self._take_back()
         elif orders is not None:
             self._order_by(orders)
@@ -451,13 +446,12 @@ class DistributedDataParallel(Wrapper):
         after the first step: in the order in which they arrive, so that buckets fill early."""
         steps, self._waiting = self._waiting + 1, 0
         header = self._reducers[0].header
+        if on_gpu(header) and capture.present() is None:
+            self._outcome.look()  # what is wrong with the step before is said at this one's end at the latest
         read = self._buffers.put(header, steps)
-        if on_gpu(header):
-            if capture.present() is None:
-                self._read()  # what is wrong with the step before is said at this one's end at the latest
-            self._news = read, f"in step {self._step}"
-        else:
-            self._last = read()
+        self._outcome = Outcome(read, f"in step {self._step}", check=on_gpu(header) and self._has_loss)
+        if not on_gpu(header):
+            self._outcome.look()
         if steps > 1 and self.microbatches > 1:  # the mean over all steps has been made of them
             for reducer in self._reducers:
                 reducer.flat.grad *= reducer.flat.grad.dtype.type(steps)

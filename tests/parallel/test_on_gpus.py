@@ -95,6 +95,13 @@ def test_a_step_never_waits_for_the_device(gpu):  # noqa: F811
         step()
 
 
+def test_a_step_whose_backward_begins_at_no_number_has_no_loss(gpu):  # noqa: F811
+    model = dtrain.DistributedDataParallel(nn.Linear(4, 2).cuda())
+    y = model(dtrain.ones(3, 4, device="cuda"))
+    y.backward(dtrain.ones_like(y))
+    assert model.synchronized and math.isnan(model.loss)
+
+
 def test_what_works_on_the_cpu_alone_says_so(gpu):  # noqa: F811
     def run(comm):
         model = dtrain.DistributedDataParallel(nn.Linear(2, 2).cuda(), comm)
