@@ -92,6 +92,12 @@ class Host:
                 return int(numbers.split()[8])
         raise RuntimeError(f"{self.name} has no eth0")
 
+    def sent_again(self) -> int:
+        """TCP segments that this host has sent more than once: a receiver that did not run in time causes them."""
+        lines = Path(f"/proc/{self.pid}/net/snmp").read_text().splitlines()
+        names, numbers = (line.split() for line in lines if line.startswith("Tcp:"))
+        return int(numbers[names.index("RetransSegs")])
+
 
 class Cluster:
     """`nodes`, the hosts, joined to `front`, from which mpirun starts ranks on them."""
