@@ -1,7 +1,8 @@
 """python -m launch replay CAPSULE [--microbatch J] [--pdb]
 
 Runs the script of a failed job in one process, from the beginning of the step that failed, and stops after it; where
-ranks had different parameters after a step, from the newest checkpoint before to that place. The capsule is the
+ranks had different parameters after a step, or each had a part of the optimizer's state (ZeroRedundancyOptimizer,
+DiLoCo), from the newest checkpoint before to that place. The capsule is the
 folder that the failing rank has named. Exit code 0: the same error has come, or where there was none to come (ranks
 differed), the same gradients or parameters; 1: another outcome, and 2: there is no such capsule.
 """
@@ -66,6 +67,8 @@ def replay(arguments: Sequence[str]) -> NoReturn:
         same = options.microbatch is None and over.args == (failure["hash"],)
         what = "gradients" if until is None else "parameters"
         outcome = f"no error, and {'the same' if same else 'other'} {what}"
+        if failure["hash"] is None:
+            outcome = "no error"
         if options.microbatch is not None:
             outcome = f"microbatch {options.microbatch} has no error"
     except Exception as error:
@@ -95,12 +98,19 @@ def _prepare(capsule: Path, content: dict[str, Any], blob: bytes, microbatch: in
         for loader in loaders if microbatch is not None else ():
             loader.own_microbatches = [microbatch]
 
-        until = content["failure"]["until"]
+        until, step = content["failure"]["until"], self.step
 
         def over() -> None:
-            raise Over(gradient_hash(model) if until is None else state_hash(model))
+            raise Over(gradient_hash(model))
 
-        model.replay(microbatch, over, until)
+        def step_or_end() -> None:
+            step()
+            if self.steps == until:
+                raise Over(state_hash(model))
+
+        if until is None:
+            model.replay(microbatch, over)
+        self.step = step_or_end
 
     Job.__init__ = job  # type: ignore[method-assign]
     dtrain.checkpoint.Checkpointer.__init__ = checkpointer  # type: ignore[method-assign]

@@ -1,7 +1,8 @@
 """A capsule: a checkpoint of the beginning of a step that failed, and what happened in it.
 
-Where the parameters of ranks differ after a step, its beginning is gone. Then the checkpoint is the newest one before,
-and the steps from there until the difference was found are run again."""
+Where the parameters of ranks differ after a step, its beginning is gone, and where a rank holds a part of the
+optimizer's state, it has no whole one to give. Then the checkpoint is the newest one before, and the steps from there
+until the failure are run again."""
 
 from __future__ import annotations
 
@@ -15,26 +16,31 @@ from typing import Any
 
 from dtrain.backend import to_numpy
 from dtrain.checkpoint.files import Damaged, checkpoints, read
+from dtrain.nn.module import Module
 from dtrain.parallel import DistributedDataParallel
 
 __all__ = ["describe_failure", "error_text", "gradient_hash", "newest_before", "state_hash"]
 
 
 def describe_failure(
-    error: Exception, name: str, model: DistributedDataParallel, microbatch: int | None, rank: int
+    error: Exception, rank: int, model: str, digest: str | None, microbatch: int | None = None, until: int | None = None
 ) -> dict[str, Any]:
-    """What a replay runs, and what has to come out. microbatch: None where it comes out between two steps."""
+    """What a replay runs, and what has to come out.
+
+    model: its name among the checkpoint's objects. digest: of what there is where no error comes. microbatch: the one
+    that failed, or None and `until`: the step before which the failure came, where several are run.
+    """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return {
         "command": [os.path.abspath(sys.argv[0]), *sys.argv[1:]],
         "module": None if spec is None else spec.name.removesuffix(".__main__"),
         "folder": os.getcwd(),
-        "model": name,
+        "model": model,
         "rank": rank,
         "microbatch": microbatch,
         "error": error_text(error),
-        "until": model.position["steps"] if microbatch is None else None,
-        "hash": state_hash(model) if microbatch is None else gradient_hash(model),
+        "until": until,
+        "hash": digest,
     }
 
 
@@ -53,7 +59,7 @@ def gradient_hash(model: DistributedDataParallel) -> str:
     return digest.hexdigest()
 
 
-def state_hash(model: DistributedDataParallel) -> str:
+def state_hash(model: Module) -> str:
     """sha256 of the parameters and buffers."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,13 +17,13 @@ from safetensors.numpy import load as load_arrays
 from dtrain.backend import Array
 from dtrain.backend.libraries import versions
 from dtrain.backend.random import key
-from dtrain.checkpoint.capsule import describe_failure, newest_before
+from dtrain.checkpoint.capsule import describe_failure, gradient_hash, newest_before, state_hash
 from dtrain.checkpoint.files import Damaged, checkpoints, prepare, prune, read, write
 from dtrain.checkpoint.state import pack, unpack
 from dtrain.comm import Communicator, RankLost, Request
 from dtrain.data import DataLoader
 from dtrain.nn import Module
-from dtrain.parallel import DistributedDataParallel, Divergence
+from dtrain.parallel import DiLoCo, DistributedDataParallel, Divergence
 
 __all__ = ["STOPPED", "Checkpointer", "Stopped"]
 
@@ -325,22 +326,34 @@ class Checkpointer:
         self._hook(kind, error, trace)
 
     def _leave_capsule(self, error: Exception) -> None:
-        models = {n: t for n, t in self.objects.items() if isinstance(t, DistributedDataParallel)}
-        for name, model in models.items():
+        models = {n: t for n, t in self.objects.items() if isinstance(t, (DistributedDataParallel, DiLoCo))}
+        failed = next((n for n, model in models.items() if model.in_step), None)
+        in_parts = any(hasattr(thing, "consolidate_state_dict") for thing in self.objects.values())
+        describe = partial(describe_failure, error, self.comm.rank)
+        if failed is None and not isinstance(error, Divergence):
+            return
+        if failed is None:
+            differs = next(n for n, model in models.items() if getattr(model, "ledger", None) is not None)
+            content, arrays = self._before(self.steps)
+            content["failure"] = describe(differs, state_hash(models[differs]), until=self.steps)
+        elif in_parts or not isinstance(model := models[failed], DistributedDataParallel):
+            content, arrays = self._before(self.steps + 1)
+            content["failure"] = describe(failed, None, until=self.steps + 1)
+        else:
             microbatch = model.rewind()
-            if microbatch is None:
-                continue
             content, arrays = self._state()
             content["objects"].update(self._loaders)
             content["random"] |= {"step": model.position["steps"], "calls": 0, "calls_without_grad": 0}
-            content["failure"] = describe_failure(error, name, model, microbatch, self.comm.rank)
-            self._write_capsule(content, arrays)
-            return
-        if isinstance(error, Divergence) and self.directory is not None:
-            name, model = next((n, model) for n, model in models.items() if model.ledger is not None)
-            content, blob = newest_before(self.directory, self.steps)
-            content["failure"] = describe_failure(error, name, model, None, self.comm.rank)
-            self._write_capsule(content, load_arrays(blob))
+            content["failure"] = describe(failed, gradient_hash(model), microbatch=microbatch)
+        self._write_capsule(content, arrays)
+
+    def _before(self, step: int) -> tuple[dict[str, Any], dict[str, Array]]:
+        """The newest checkpoint of fewer steps. Raises FileNotFoundError where there is none."""
+        if self.directory is None:
+            raise FileNotFoundError("the Checkpointer has no directory with a checkpoint to begin from")
+        self._finish_writing()
+        content, blob = newest_before(self.directory, step)
+        return content, load_arrays(blob)
 
     def _write_capsule(self, content: dict[str, Any], arrays: dict[str, Array]) -> None:
         prefix = f"capsule-rank-{self.comm.rank}-"

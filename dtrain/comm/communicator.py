@@ -70,7 +70,7 @@ class Communicator(ABC):
         self.on_threads: Callable[[int], None] | None = None
         #: Called with True when a job can be asked to stop, because it would write a checkpoint, False when no more.
         self.on_stoppable: Callable[[bool], None] | None = None
-        #: Called on the helper thread with what a started function raised; a job ends there.
+        #: Called on the helper thread with what a started function raised and nobody heard of; a job ends there.
         self.on_helper_error: Callable[[BaseException], None] | None = None
         self.traffic = Traffic()
         self.waits = Waits()

@@ -10,6 +10,8 @@ from typing import Any
 
 __all__ = ["Helper", "Request"]
 
+PATIENCE = 5.0  # seconds in which who waits for a request may learn of its error before it is anybody's
+
 
 class Request:
     """The outcome, now or later, of a function that runs elsewhere."""
@@ -20,6 +22,7 @@ class Request:
         self._result: Any = None
         self._error: BaseException | None = None
         self._finished = threading.Event()
+        self.heard = threading.Event()  #: whether somebody has waited for it
 
     def done(self) -> bool:
         """True as soon as `wait` would return, or raise, at once."""
@@ -28,6 +31,7 @@ class Request:
     def wait(self) -> Any:
         """The function's result; raises what it raised, with the helper thread's traceback."""
         self._finished.wait()
+        self.heard.set()
         if self._error is not None:
             raise self._error
         return self._result
@@ -50,7 +54,7 @@ class Helper:
 
     Every rank submits the same collectives in the same order, so those of one helper thread match
     those of the other ranks' helper threads. `on_error` is called, on the helper thread, with what
-    a request raised: somebody may or may not wait for that request.
+    a request raised, unless somebody waits for that request within PATIENCE seconds.
     """
 
     def __init__(self, name: str, on_error: Callable[[BaseException], None]) -> None:
@@ -76,6 +80,6 @@ class Helper:
     def _work(self) -> None:
         while (request := self._queue.get()) is not None:
             error = request.run()
-            if error is not None:
+            if error is not None and not request.heard.wait(PATIENCE):
                 self._on_error(error)
             del request, error

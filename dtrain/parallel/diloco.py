@@ -102,6 +102,11 @@ class DiLoCo(Wrapper):
         """Whether the last `optimizer.step()` completed a step: all workers of this rank have made it."""
         return self.optimizer.synchronized
 
+    @property
+    def in_step(self) -> bool:
+        """Whether some of this rank's workers have made, or begun, a step that others have not."""
+        return self.optimizer.in_step
+
     def state_dict(
         self, destination: dict[str, Any] | None = None, prefix: str = "", keep_vars: bool = False
     ) -> dict[str, Any]:

@@ -164,30 +164,22 @@ class DistributedDataParallel(Wrapper):
         self._step, self._outcome = position["steps"], Outcome.known(position["loss"])
         key.move_to(self._step, self.block.start)
 
-    def rewind(self) -> int | None:
-        """The microbatch that was under way when this rank failed, None between steps. The buffers become those of the
+    @property
+    def in_step(self) -> bool:
+        """Whether a step has begun that is not done. Its beginning is gone where no_sync() has added up others."""
+        return bool(self._called or self._done) and not self._waiting
+
+    def rewind(self) -> int:
+        """The microbatch of the present step that was under way when this rank failed. The buffers become those of the
         step's beginning, as the parameters still are."""
-        if not (self._called or self._done) or self._waiting:
-            return None
         self._buffers.restore()
         return min(self.block.start + self._done, self.block.stop - 1)
 
-    def replay(self, microbatch: int | None, over: Callable[[], None], until: int | None = None) -> None:
-        """Call `over` when the step that comes has its gradients; or run one microbatch of it alone, and call it then;
-        or call it where step `until` begins.
+    def replay(self, microbatch: int | None, over: Callable[[], None]) -> None:
+        """Call `over` when the step that comes has its gradients; or run one microbatch of it alone, and call it then.
 
         Raises ValueError for a microbatch that is not this rank's, or depends on the others (SyncBatchNorm).
         """
-        if until is not None:
-            begin = self._begin_step
-
-            def begin_or_end() -> None:
-                if self._step == until:
-                    over()
-                begin()
-
-            self._begin_step = begin_or_end  # type: ignore[method-assign]
-            return
         if microbatch is None:
             finish = self._finish_step
             self._finish_step = lambda: (finish(), over())[0]  # type: ignore[method-assign, func-returns-value]

@@ -163,6 +163,11 @@ class Workers:
         optimizer.step()
         self._stepping = False
 
+    @property
+    def in_step(self) -> bool:
+        """Whether a step has begun that not all workers of this rank have made."""
+        return bool(self._k or self._called)
+
     # -- rounds ----------------------------------------------------------------------------------
 
     def hold(self, k: int | None) -> None:
@@ -196,7 +201,7 @@ class Workers:
 
         At the end of training, say. Raises RuntimeError in the middle of a step.
         """
-        if self._k or self._called:
+        if self.in_step:
             raise RuntimeError(f"{self._here()}: workers can meet only when all of them have made their step")
         if not self.since:
             return
@@ -244,7 +249,7 @@ class Workers:
 
     def consolidate_state_dict(self, to: int = 0) -> None:
         """Collect the state of all workers on rank `to` for `state_dict()`; all ranks call this, between two steps."""
-        if self._k or self._called:
+        if self.in_step:
             raise RuntimeError(f"{self._here()}: the state can be collected only between two steps")
         states = collect_states(self, to)
         self.hold(None)

@@ -16,6 +16,8 @@ import numpy as np
 import dtrain, launch
 from dtrain import data, nn, optim
 from dtrain.checkpoint import Checkpointer
+from dtrain.parallel import DiLoCo, ZeroRedundancyOptimizer
+from dtrain.parallel.hooks.default_hooks import allreduce_hook
 from dtrain.nn import functional as F
 
 class Samples(data.Dataset):
@@ -26,17 +28,17 @@ class Samples(data.Dataset):
 
 job = launch.Job(seed=4, microbatches=6)
 net = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Dropout(0.3), nn.Linear(16, 5))
-model = dtrain.DistributedDataParallel(net, job.comm, ledger=1)
-optimizer = optim.AdamW(model.parameters(), lr=0.01)
+{make}
 loader = data.DataLoader(Samples(), 24, shuffle=True, comm=job.comm)
 checkpoint = Checkpointer({directory!r}, job.comm, every=2, model=model, optimizer=optimizer, loader=loader)
 
-give = model._gradients.give
 def corrupt(reducers, step):
     give(reducers, step)
     if job.rank == 1 and step == 7:
         net[0].bias.grad.array[3] += 1
-model._gradients.give = corrupt if {corrupt} == "gradients" else give
+
+if {corrupt} == "gradients":
+    give, model._gradients.give = model._gradients.give, corrupt
 
 def flip():
     if {corrupt} == "parameters" and job.rank == 1 and model.position["steps"] == 8:
@@ -48,17 +50,44 @@ for epoch in range(3):
         if checkpoint.steps == 7 and {condition}:
             {fault}
         loss.backward()
-        if model.synchronized:
+        if model.synchronized or isinstance(model, DiLoCo):
             optimizer.step()
             flip()
             optimizer.zero_grad()
+        if model.synchronized:
             checkpoint.step()
+"""
+MAKE = """
+model = dtrain.DistributedDataParallel(net, job.comm, ledger=1)
+optimizer = optim.AdamW(model.parameters(), lr=0.01)
+"""
+IN_PARTS = {
+    "ZeRO": """
+model = dtrain.DistributedDataParallel(net, job.comm)
+optimizer = ZeroRedundancyOptimizer(model.parameters(), optim.AdamW, job.comm, lr=0.01)
+""",
+    "DiLoCo": """
+model = DiLoCo(net, optim.AdamW(net.parameters(), lr=0.01), job.comm, sync_every=3)
+optimizer = model.optimizer
+""",
+}
+# A communication hook, which a helper thread calls.
+HOOK = """
+model = dtrain.DistributedDataParallel(net, job.comm, overlap=True)
+optimizer = optim.AdamW(model.parameters(), lr=0.01)
+
+def hook(state, bucket):
+    if checkpoint.steps == 7:
+        raise ValueError(f"a hook cannot go on from step {checkpoint.steps}")
+    return allreduce_hook(state, bucket)
+
+model.register_comm_hook(None, hook)
 """
 
 
 def failed(folder: Path, launcher: str, ranks: int, **faults: object) -> list[Path]:
     """Run the job; the capsules that it says it has left."""
-    options = {"label": "i % 5", "directory": str(folder / "run"), "corrupt": None, "condition": "False"}
+    options = {"make": MAKE, "label": "i % 5", "directory": str(folder / "run"), "corrupt": None, "condition": "False"}
     script = TRAINING.format(**{**options, "fault": "pass", **faults})
     ended = run(launcher, script, folder, ranks)
     assert ended.code != 0
@@ -118,6 +147,28 @@ def test_what_differs_between_ranks(corrupt: str, steps: str, tmp_path: Path) ->
         assert code == (0 if right else 1), output
         assert f"replays {steps}" in output and "came Divergence" in output
         assert f"no error, and {'the same' if right else 'other'} {corrupt}" in output, output
+
+
+@pytest.mark.parametrize("launcher", ["python", pytest.param("mpirun", marks=needs_mpi)])
+@pytest.mark.parametrize("kind", IN_PARTS)
+def test_state_that_lies_in_parts_is_taken_from_the_checkpoint_before(kind: str, launcher: str, tmp_path: Path) -> None:
+    """The failing rank has not the other ranks' parts; the steps since the checkpoint are run again, on all workers."""
+    fault = {"condition": "x.microbatch[0] == 4", "fault": "raise RuntimeError(f'bad luck, loss {loss.item()!r}')"}
+    (capsule,) = failed(tmp_path, launcher, 3, make=IN_PARTS[kind], **fault)
+    code, output = replay(capsule)
+    # Rank 0 may still have been writing the checkpoint of step 6 when another rank failed.
+    assert code == 0 and re.search("replayed steps [46] to 7: the same error", output), output
+    code, output = replay(capsule, "--microbatch", "4")
+    assert code == 2 and "the capsule is of several steps" in output
+
+
+@needs_mpi
+def test_an_error_on_the_helper_thread_comes_again(tmp_path: Path) -> None:
+    capsules = failed(tmp_path, "mpirun", 2, make=HOOK)
+    assert capsules
+    for capsule in capsules:
+        code, output = replay(capsule)
+        assert code == 0 and "ValueError: a hook cannot go on from step 7" in output, output
 
 
 def test_no_capsule_between_steps_and_no_replay_without_one(tmp_path: Path) -> None:
