@@ -81,8 +81,9 @@ class Job:
             self.comm = _connect(world)
             if isinstance(self.comm, SurvivingCommunicator):
                 atexit.register(_leave, self.comm, tell, os.getpid())
-            # All ranks of the host have opened it by now. A job that is killed does not get to where MPICH does this.
-            remove_own("mpich_shm_")
+            # A job that is killed does not get to where the MPI removes the names of memory that all have opened.
+            self.comm.open_host_memory()
+            remove_own()
             failure = Failure(self.comm.rank, self.comm.host, self.comm.abort)
             failure.install()
             self.comm.on_helper_error = failure.failed
@@ -220,7 +221,6 @@ def _leave(comm: SurvivingCommunicator, tell: Callable[[bytes], None], pid: int)
     """What matters of MPI_Finalize: wait for the others, and tidy up. Rank 0 is the last to leave."""
     if os.getpid() == pid:  # not in a forked child
         comm.farewell()
-        remove_own("sm_segment.")
         tell(SPEAKS if comm.rank == 0 else IS_SILENT)
 
 

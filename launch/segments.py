@@ -12,13 +12,14 @@ __all__ = ["remove_own", "remove_orphaned"]
 SHM = Path("/dev/shm")
 # MPICH, the UCX below it, Open MPI 4 and 5.
 NAMES = re.compile(r"(mpich_sh|ucx_shm_posix_|vader_segment\.|sm_segment\.|osc_sm\.|osc_rdma\.)")
+OPENED = ("mpich_sh", "vader_segment.", "sm_segment.")  # what ranks open at the first message between them, or before
 TWO_LOOKS = 0.2  # seconds: a segment that is being made is mapped at once
 
 
-def remove_own(prefix: str) -> None:
-    """Remove the names, of those that begin so, of the segments that this process maps. Their memory stays."""
+def remove_own() -> None:
+    """Remove the names of the MPI's segments that this process maps and nobody else is to open. Their memory stays."""
     for name in _mapped("self"):
-        if name.startswith(prefix):
+        if name.startswith(OPENED):
             (SHM / name).unlink(missing_ok=True)
 
 

@@ -108,6 +108,11 @@ class MPICommunicator(Communicator):
     def abort(self, code: int = 1) -> None:
         self._comm.Abort(code)
 
+    def open_host_memory(self) -> None:
+        """When this returns all ranks of this host have opened the memory in which the MPI sends between them."""
+        self._local.alltoall([None] * self._local.size)  # Open MPI opens a rank's with the first message to it
+        self._local.Barrier()
+
     def host_group(self) -> Communicator:
         if self._host_group is None:
             number = self.places[self.rank][0]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.segments import NAMES, SHM
 from tests.launch.jobs import LAUNCHERS, needs_mpi, run, start
 
 pytestmark = needs_mpi
@@ -122,7 +123,8 @@ def test_an_orderly_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("launcher", [*LAUNCHERS, "launch --restarts 3"])
-def test_no_rank_outlives_a_killed_launcher(launcher: str, tmp_path: Path) -> None:
+def test_no_rank_and_no_memory_outlives_a_killed_launcher(launcher: str, tmp_path: Path) -> None:
+    before = set(os.listdir(SHM))
     script = """
         import os, time
         import launch
@@ -149,6 +151,7 @@ def test_no_rank_outlives_a_killed_launcher(launcher: str, tmp_path: Path) -> No
         for pid in alive:
             os.kill(pid, signal.SIGKILL)
     assert not alive
+    assert not {name for name in set(os.listdir(SHM)) - before if NAMES.match(name)}
 
 
 def _runs(pid: int) -> bool:
