@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from dtrain.backend.cuda import cublaslt
 from tests.cuda_on_cpu import emulator, nccl
+from tests.cuda_on_cpu.cublaslt import Library
 
 _NAMES, _METHODS = (part.split() for part in (Path(__file__).parent / "cupy_names.txt").read_text().split("\n\n"))
 
@@ -544,9 +546,14 @@ def installed() -> Iterator[ModuleType]:
     here = {"cupy": module, "cupy.cuda": module.cuda}
     before = {name: sys.modules.get(name) for name in here}
     sys.modules.update(here)  # type: ignore[arg-type]
+    module.cublaslt = Library()  # type: ignore[attr-defined]
+    load, cublaslt.load = cublaslt.load, lambda: module.cublaslt
     try:
         yield module
     finally:
+        cublaslt.load = load
+        for kept in (cublaslt._plan, cublaslt._of_device, cublaslt.why_not):
+            kept.cache_clear()
         for name, old in before.items():
             if old is None:
                 del sys.modules[name]

@@ -18,7 +18,6 @@ from dtrain.backend.cuda.columns import summed
 from dtrain.backend.cuda.host import on_host
 from dtrain.backend.cuda.loader import CTYPES, blocks, kernel, wide
 from dtrain.backend.cuda.product import matmul
-from dtrain.backend.halves import HALVES
 from dtrain.backend.reference.layout import Sizes, channels_first, channels_last
 
 __all__ = [
@@ -140,22 +139,10 @@ def convolution(
         for part in _images_at_a_time(n, prod(out) * groups * matrix.shape[2]):
             patches = _patches(xl[part], windows, out, groups)
             rows = y[part].reshape(patches.shape[1], groups, o // groups)
-            _multiply(patches, matrix.swapaxes(1, 2), rows.transpose(1, 0, 2))
-    if bias is not None:
+            matmul(patches, matrix.swapaxes(1, 2), bias if groups == 1 else None, out=rows.transpose(1, 0, 2))
+    if bias is not None and (groups > 1 or _is_depthwise(o, weight.shape[1], groups)):
         y += bias
     return channels_first(y)
-
-
-def _multiply(a: Any, b: Any, out: Any) -> None:
-    """out = a @ b, for each group."""
-    import cupy
-
-    if a.dtype in HALVES:
-        out[...] = matmul(a[0], b[0])[None] if len(a) == 1 else matmul(a, b)
-    elif len(a) == 1:
-        cupy.matmul(a[0], b[0], out=out[0])
-    else:
-        cupy.matmul(a, b, out=out)
 
 
 @_or_reference
@@ -177,10 +164,10 @@ def convolution_data_grad(
     for part in _images_at_a_time(n, prod(out) * groups * matrix.shape[2]):
         rows = gl[part].reshape(-1, groups, o // groups).transpose(1, 0, 2)
         if windows.is_plain and groups == 1:
-            _multiply(rows, matrix, gx[part].reshape(1, -1, i))
+            matmul(rows, matrix, out=gx[part].reshape(1, -1, i))
             continue
         patches = cupy.empty((groups, rows.shape[1], matrix.shape[2]), g.dtype)
-        _multiply(rows, matrix, patches)
+        matmul(rows, matrix, out=patches)
         _run("col2im", "", i, gx[part], (patches, gx[part]), (part.stop - part.start, groups, RUNS, *windows.args))
     return channels_first(gx)
 
@@ -201,9 +188,7 @@ def convolution_weight_grad(
     gw = None
     for part in _images_at_a_time(n, prod(out) * groups * windows.places * i):
         rows = gl[part].reshape(-1, groups, o // groups).transpose(1, 2, 0)
-        one = matmul(rows[0], _patches(xl[part], windows, out, 1)[0])[None] if groups == 1 else matmul(
-            rows, _patches(xl[part], windows, out, groups)
-        )  # fmt: skip
+        one = matmul(rows, _patches(xl[part], windows, out, groups))
         gw = one if gw is None else gw.astype(wide(g.dtype), copy=False) + one
     if gw is None:
         gw = cupy.zeros(o * windows.places * i, g.dtype)
