@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import dtrain
+from dtrain.backend.cuda import cublaslt
 from dtrain.backend.gpus import require
 from dtrain.gpucheck import kernels, ranks, speed, steps, training
 
@@ -52,10 +53,16 @@ def _versions(report: Report, cupy: Any) -> None:
         "CUDA runtime": cupy.cuda.runtime.runtimeGetVersion(), "driver": cupy.cuda.runtime.driverGetVersion(),
     }.items():  # fmt: skip
         report.say("versions", name, value)
+    report.say("versions", "products", cublaslt.why_not() or "cuBLASLt", right=cublaslt.why_not() is None)
 
 
 def _kernels(report: Report, cupy: Any) -> None:
-    cases = [*kernels.kernel_cases(33, 1000), *kernels.kernel_cases(7, 4099), *kernels.image_cases()]
+    cases = [
+        *kernels.kernel_cases(33, 1000),
+        *kernels.kernel_cases(7, 4099),
+        *kernels.image_cases(),
+        *kernels.attention_cases(),
+    ]
     for dtype in kernels.DTYPES:
         for name, run, given in cases:
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from dtrain.backend import reference
 from dtrain.backend.halves import bfloat16, finfo
 
-__all__ = ["DTYPES", "compare", "image_cases", "kernel_cases"]
+__all__ = ["DTYPES", "attention_cases", "compare", "image_cases", "kernel_cases"]
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64), bfloat16, np.dtype(np.float16))
 
@@ -65,6 +65,12 @@ def kernel_cases(rows: int, columns: int, seed: int = 0) -> Iterator[tuple[str, 
     yield "embedding_grad", lambda k, g, index: k.embedding_grad(g, index, rows + 1), {"g": g, "index": index}
     yield "add_at", lambda k, g, index: k.add_at(g, index, rows + 1), {"g": g[:, 0].copy(), "index": index}
     yield "column_sums", lambda k, g: k.column_sums(g), {"g": g}
+    few = min(columns, 256)  # of more, sums in another order differ by more
+    m, t, narrow = rng.standard_normal((3, few, 20)), rng.standard_normal((1, 7, few)), x[:, :few].copy()
+    given = {"x": narrow, "m": g[:64, :few].copy(), "b": g[:64, 0].copy()}
+    yield "linear", lambda k, x, m, b: k.linear(x, m, b), given
+    given = {"x": narrow, "m": m, "t": t}
+    yield "matmul", lambda k, x, m, t: (k.matmul(x, m), k.matmul(m.swapaxes(1, 2), x.T), k.matmul(t[0], m)), given
     yield "square_sum", lambda k, x: k.square_sum(x), {"x": x}
 
 
@@ -117,6 +123,28 @@ def image_cases(seed: int = 0) -> Iterator[tuple[str, Callable[..., Any], dict[s
         # Numbers that two-byte floats hold, so that the same element wins.
         x = rng.permutation(n * i * int(np.prod(size))).reshape(n, i, *size) % 101 / 8
         yield f"pooling {where}", pooling, {"x": x, "g": draw(n, i, *out)}
+
+
+def attention_cases(
+    columns: Sequence[int] = (16, 80, 128), seed: int = 0
+) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any]]]:
+    """As `kernel_cases`, of attention: few and many queries and keys, whole tiles and parts of them."""
+    rng = np.random.default_rng(seed)
+    for d in columns:
+        for queries, keys in ((1, 1), (5, 70), (130, 65), (64, 64)):
+            for causal in (False, True):
+                # Heads beside each other in a row, as a layer's projections give them.
+                own, others = ((2, n, 2, d) for n in (queries, keys))
+                shapes = {"query": own, "key": others, "value": others, "g": own}
+
+                def run(k: Any, g: Any, causal: bool = causal, scale: float = d**-0.5, **given: Any) -> Any:
+                    options = {"bias": None, "causal": causal, "scale": scale, "kept": None, "kept_scale": 1.0}
+                    heads = [x.swapaxes(1, 2) for x in given.values()]
+                    y, kept = k.attention(*heads, **options)
+                    return y, *k.attention_grad(g.swapaxes(1, 2), *heads, y, kept, **options, needs_bias=False)[:3]
+
+                given = {name: rng.standard_normal(shape) / 2 for name, shape in shapes.items()}
+                yield f"attention of {queries} to {keys} with {d} columns, causal={causal}", run, given
 
 
 def compare(dtype: Any, run: Callable[..., Any], given: dict[str, Any], device: Callable[[Any], Any]) -> float:

@@ -83,7 +83,7 @@ def _grouped(q: Any, k: Any, v: Any, bias: Any) -> tuple[Any, Any, Any, Any]:
     return apart(q), unsqueeze(k, -3), unsqueeze(v, -3), bias
 
 
-@op(lowered=True)
+@op(halves=True, lowered=True)
 def _attention(
     q: Any, k: Any, v: Any, bias: Any, causal: bool, scale: float, kept: Array | None, kept_scale: float
 ) -> Any:

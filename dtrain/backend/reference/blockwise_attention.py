@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dtrain.backend.halves import HALVES, halved, widened
+
 __all__ = ["attention", "attention_grad"]
 
 
@@ -69,8 +71,12 @@ def attention(
 
     bias: (..., L, S). causal: query i sees keys 0 to i. kept: (..., L, S), which weights dropout keeps, to be
     multiplied by kept_scale. Returns y, in the memory layout of query, and for the gradient log(sum(exp(scores)))
-    (..., L, 1); a query that sees no key gives 0 and 0.
+    (..., L, 1); a query that sees no key gives 0 and 0. Two-byte floats are computed with in float32, and rounded once.
     """
+    if query.dtype in HALVES:
+        options: dict[str, Any] = {"causal": causal, "scale": scale, "kept": kept, "kept_scale": kept_scale}
+        y, log_sums = attention(widened(query), widened(key), widened(value), bias=widened(bias), **options)
+        return halved(y, query.dtype), log_sums
     y = np.empty_like(query, shape=(*query.shape[:-1], value.shape[-1]))
     log_sums = np.empty((*query.shape[:-1], 1), query.dtype)
     for block in _weight_blocks(query, key, causal):
@@ -104,12 +110,17 @@ def attention_grad(
     kept: np.ndarray | None,
     kept_scale: float,
     needs_bias: bool,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+) -> tuple[np.ndarray | None, ...]:
     """Gradients of attention with respect to query, key, value and, if needed, bias. g: (..., L, V)
 
     The weights p are made again. With dropout's factors f, value gets (f p)^T g, and the scores
     p (f (g value^T) - sum(g y)).
     """
+    if query.dtype in HALVES:
+        wide = map(widened, (g, query, key, value, y))
+        options = {"causal": causal, "scale": scale, "kept": kept, "kept_scale": kept_scale, "needs_bias": needs_bias}
+        made: Any = attention_grad(*wide, log_sums, bias=widened(bias), **options)  # type: ignore[misc, arg-type]
+        return tuple(halved(d, query.dtype) for d in made)
     g_query, g_key, g_value = np.empty_like(query), np.zeros_like(key), np.zeros_like(value)
     g_bias = np.zeros(bias.shape, bias.dtype) if bias is not None and needs_bias else None
     along = (g * y).sum(-1, keepdims=True)

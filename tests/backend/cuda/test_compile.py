@@ -15,6 +15,12 @@ from tests.cuda_on_cpu import nvrtc
 
 TYPES = ("float", "double", "__half", "__nv_bfloat16")
 INSTANCES = {
+    "attention": [
+        *(f"attention<{t}, {d}, {parts}>" for t in TYPES[2:] for d in (16, 64) for parts in (1, 2)),
+        *(f"attention<{t}, 128, 1>" for t in TYPES[2:]),
+        *(f"attention_along<{t}>" for t in TYPES[2:]),
+        *(f"attention_grad<{t}, {d}, {keys}>" for t in TYPES[2:] for d in (16, 80, 128) for keys in ("true", "false")),
+    ],
     "columns": [
         *(f"column_parts<{t}, {f}, {whole}>" for t in TYPES for whole in ("true", "false")
           for f in ("Sums", "Moments", "BatchNormSums", "LayerNormSums")),
@@ -60,7 +66,7 @@ INSTANCES = {
 def test_compiles(name, architecture):
     if reason := nvrtc.why_not():
         pytest.skip(f"nothing to compile CUDA C++ with: {reason}")
-    kernels = set(re.findall(r"__global__ void (\w+)\(", source(name)))
+    kernels = set(re.findall(r"__global__ void (?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(", source(name)))
     assert kernels == {instance.partition("<")[0] for instance in INSTANCES[name]}
     code = nvrtc.compiled(source(name), INSTANCES[name], architecture)
     assert code[:4] == b"\x7fELF"

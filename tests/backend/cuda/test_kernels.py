@@ -11,7 +11,7 @@ from dtrain.backend import reference
 from dtrain.backend.cuda import table
 from dtrain.backend.halves import bfloat16
 from dtrain.backend.random import Purpose, stream
-from dtrain.gpucheck.kernels import DTYPES, compare, image_cases, kernel_cases
+from dtrain.gpucheck.kernels import DTYPES, attention_cases, compare, image_cases, kernel_cases
 from tests.cuda_on_cpu.emulator import checking
 
 SCHEDULES = ("forward", "reverse", "random")
@@ -29,6 +29,14 @@ def test_kernels_compute_what_the_reference_does(gpu, dtype, shape):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_images(gpu, dtype):
     for i, (name, run, given) in enumerate(image_cases()):
+        with checking(SCHEDULES[i % 3], seed=i):
+            assert compare(dtype, run, given, gpu.asarray) <= 1, name
+
+
+@pytest.mark.parametrize("columns", [16, 80, 128])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_attention(gpu, dtype, columns):
+    for i, (name, run, given) in enumerate(attention_cases([columns])):
         with checking(SCHEDULES[i % 3], seed=i):
             assert compare(dtype, run, given, gpu.asarray) <= 1, name
 

@@ -18,6 +18,8 @@
 
 #include "warp.h"
 
+#include "tensor_cores.h"
+
 #include "intrinsics.h"
 
 #include "launch.h"
