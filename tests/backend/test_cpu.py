@@ -140,27 +140,37 @@ def test_weights_of_other_dtypes_are_the_references(dtypes):
 @needs_onednn
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(("kind", "gates", "states"), [("rnn", 1, 1), ("gru", 3, 1), ("lstm", 4, 2)])
-def test_recurrent_layers(kind, gates, states, reverse):
-    """Of sizes at which some products are large enough for oneDNN, and the last ones are not."""
-    rng, sizes, inputs, size = np.random.default_rng(0), [40, 40, 30, 1], 50, 96
+@pytest.mark.parametrize("sizes", [[40, 40, 30, 1], [40, 40, 40], [1]], ids=str)
+def test_recurrent_layers(kind, gates, states, reverse, sizes):
+    """Of sizes at which some products are large enough for oneDNN; sequences of one length are its LSTM's."""
+    rng, inputs, size = np.random.default_rng(0), 50, 96
 
     def array(*shape: int) -> np.ndarray:
         return (rng.standard_normal(shape) * 0.2).astype(np.float32)
 
-    x, w_ih, w_hh, b = array(sum(sizes), inputs), array(gates * size, inputs), array(gates * size, size), None
+    x, w_ih, w_hh, b = (
+        array(sum(sizes), inputs),
+        array(gates * size, inputs),
+        array(gates * size, size),
+        array(gates * size),
+    )
     first = [array(sizes[0], size) for _ in range(states)]
     g_y, g = array(sum(sizes), size), [array(sizes[0], size) for _ in range(states)]
     options: dict[str, Any] = {"sizes": sizes, "reverse": reverse} | ({"relu": False} if kind == "rnn" else {})
     projection = [None] if kind == "lstm" else []
-    found = []
-    for kernels in (cpu, reference):
-        y, *last, saved = getattr(kernels, kind)(x, *first, w_ih, w_hh, b, b, *projection, **options)
-        saved = [y, saved] if kind == "rnn" else [saved]
-        gradients = getattr(kernels, f"{kind}_grad")(
-            g_y, *g, x, *saved, w_ih, w_hh, *projection, **options, needs_input=True
-        )
-        found.append([y, *last, *(d for d in gradients if d is not None)])
-    near(*found)
+    found: dict[Any, Any] = {cpu: [], reference: []}
+    for kernels in found:
+        for biases, gs in (((b, b), (g_y, *g)), ((None, None), (g_y, *[None] * states)), ((b, None), (None, *g))):
+            y, *last, saved = getattr(kernels, kind)(x, *first, w_ih, w_hh, *biases, *projection, **options)
+            kept = [y, saved] if kind == "rnn" else [saved]
+            gradients = getattr(kernels, f"{kind}_grad")(
+                *gs, x, *kept, w_ih, w_hh, *projection, **options, needs_input=biases[0] is None or biases[1] is None
+            )
+            found[kernels] += [y, *last, *(d for d in gradients if d is not None)]
+    near(*found.values())
+    if kind == "lstm":
+        primitive = not isinstance(cpu.lstm(x, *first, w_ih, w_hh, b, b, None, **options)[-1][0], np.ndarray)
+        assert primitive == (len(set(sizes)) == 1)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, bfloat16])
@@ -203,6 +213,15 @@ def digest() -> str:
         cpu.matmul(x[:, :, 0].astype(bfloat16), x[:50, :, 1].astype(bfloat16)),
     ):  # fmt: skip
         found.update(np.ascontiguousarray(array).tobytes())
+    draw = np.random.default_rng(1).standard_normal
+    rows, state, w_ih, w_hh, bias = (
+        draw(shape).astype(np.float32) for shape in ((64, 48), (16, 32), (128, 48), (128, 32), 128)
+    )
+    options: dict[str, Any] = {"sizes": [16] * 4, "reverse": False}
+    y, *last, saved = cpu.lstm(rows, state, state, w_ih, w_hh, bias, bias, None, **options)
+    made = cpu.lstm_grad(y, *last, rows, saved, w_ih, w_hh, None, **options, needs_input=True)
+    for array in (y, *last, *made[:6]):
+        found.update(array.tobytes())
     return found.hexdigest()
 
 

@@ -17,6 +17,7 @@ from dtrain.backend.cpu.onednn import (
     address,
     any_layout,
     context,
+    moved,
     new,
     query,
     sizes,
@@ -91,11 +92,7 @@ class _Convolution:
         self.reorder: Primitive | None = None
         if not plain.same(self.weight):
             ends = (self.weight, plain) if kernel == "weight" else (plain, self.weight)
-            pd = new(
-                lib.reorder_primitive_desc_create,
-                ends[0].pointer, engine, ends[1].pointer, engine, options,
-            )  # fmt: skip
-            self.reorder = Primitive(context, pd, [(Arg.SRC, ends[0]), (Arg.DST, ends[1])])
+            self.reorder = moved(context, *ends)
 
     def __call__(self, context: Context, first: int, weight: int, second: int, *bias: int) -> None:
         """Addresses of the arrays: of an image or gradient, the weight, and another image or gradient."""

@@ -26,7 +26,7 @@ from dtrain.backend.halves import bfloat16
 
 __all__ = [
     "BACKWARD", "FORWARD", "Arg", "Context", "Descriptor", "Primitive", "Unsupported", "address", "any_layout",
-    "context", "laid_out", "library", "new", "query", "sizes", "strided", "usable", "version",
+    "context", "laid_out", "library", "moved", "new", "query", "sizes", "strided", "usable", "version",
 ]  # fmt: skip
 
 PRIMITIVES = 512  # that a thread keeps
@@ -40,9 +40,11 @@ class Unsupported(Exception):
 class Arg:
     """The places of arrays in a primitive: DNNL_ARG_*."""
 
-    SRC, DST, WEIGHTS, BIAS, SCRATCHPAD = 1, 17, 33, 41, 80
+    SRC, DST, WEIGHTS, BIAS, SCRATCHPAD, WORKSPACE = 1, 17, 33, 41, 80, 64
+    SRC_ITER, SRC_ITER_C, DST_ITER, DST_ITER_C, WEIGHTS_ITER = 2, 3, 18, 19, 34
     MEAN, VARIANCE, SCALE, SHIFT = 49, 50, 51, 52
-    DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_SCALE, DIFF_SHIFT = 129, 145, 161, 255, 256
+    DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_BIAS, DIFF_SCALE, DIFF_SHIFT = 129, 145, 161, 169, 255, 256
+    DIFF_SRC_ITER, DIFF_SRC_ITER_C, DIFF_DST_ITER, DIFF_DST_ITER_C, DIFF_WEIGHTS_ITER = 130, 131, 146, 147, 162
 
 
 class _Version(ctypes.Structure):
@@ -88,6 +90,10 @@ _FUNCTIONS: dict[str, list[Any]] = {
     "convolution_backward_data_primitive_desc_create":
         [_POINTER, _POINTER, _INT, *_CONVOLUTION[1:], _POINTER, _POINTER],
     "convolution_backward_weights_primitive_desc_create": [_POINTER, _POINTER, _INT, *_CONVOLUTION, _POINTER, _POINTER],
+    "lstm_forward_primitive_desc_create":
+        [_POINTER, _POINTER, _INT, _INT, *[_POINTER] * 11, ctypes.c_uint, _POINTER],
+    "lstm_backward_primitive_desc_create":
+        [_POINTER, _POINTER, _INT, _INT, *[_POINTER] * 22, ctypes.c_uint, _POINTER, _POINTER],
 }  # fmt: skip
 _QUERY_SCRATCHPAD, _QUERY_NAME = 136, 8
 _DTYPES, _ANY = {np.dtype(np.float32): 3, bfloat16: 2}, 1
@@ -237,17 +243,19 @@ def usable(*arrays: np.ndarray) -> bool:
 class Primitive:
     """A compiled computation. Call it with one address for each of `arguments`, pairs of an Arg and a Descriptor.
 
-    `pd`: the primitive descriptor, which is destroyed. Raises Unsupported for code that is not fast.
+    `pd`: the primitive descriptor, which is destroyed. Raises Unsupported for code that is not fast, unless `slow`.
     """
 
-    def __init__(self, context: Context, pd: int, arguments: Sequence[tuple[int, Descriptor]]) -> None:
+    def __init__(
+        self, context: Context, pd: int, arguments: Sequence[tuple[int, Descriptor]], slow: bool = False
+    ) -> None:
         lib = self._lib = context.lib
         self._primitive, self._memories = 0, []
         try:
             name = ctypes.c_char_p()
             lib.primitive_desc_query(pd, _QUERY_NAME, 0, ctypes.byref(name))
             self.name = (name.value or b"").decode()
-            if self.name.startswith("ref"):
+            if self.name.startswith("ref") and not slow:
                 raise Unsupported(f"only slow code: {self.name}")
             scratchpad = query(context, pd, _QUERY_SCRATCHPAD)
             self.scratchpad = scratchpad.bytes
@@ -274,11 +282,19 @@ class Primitive:
             self._lib.primitive_destroy(self._primitive)
 
 
-def query(context: Context, pd: int, what: int) -> Descriptor:
+def query(context: Context, pd: int, what: int, index: int = 0) -> Descriptor:
     """The descriptor of an array that the primitive descriptor `pd` has chosen."""
     pointer = _POINTER()
-    context.lib.primitive_desc_query(pd, what, 0, ctypes.byref(pointer))
+    context.lib.primitive_desc_query(pd, what, index, ctypes.byref(pointer))
     return Descriptor(new(context.lib.memory_desc_clone, pointer))
+
+
+def moved(context: Context, source: Descriptor, target: Descriptor) -> Primitive:
+    """The primitive that copies an array into another layout."""
+    engine, pointers = context.engine, (source.pointer, target.pointer)
+    create = context.lib.reorder_primitive_desc_create
+    pd = new(create, pointers[0], engine, pointers[1], engine, context.attributes)
+    return Primitive(context, pd, [(Arg.SRC, source), (Arg.DST, target)], slow=True)
 
 
 class Context:
