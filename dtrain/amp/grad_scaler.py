@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import mark_written
-from dtrain.backend import capture
+from dtrain.autograd import Tensor, mark_written
+from dtrain.backend import Array, capture, device_of, on_gpu, to_device, to_numpy, xp_of
+from dtrain.backend.halves import HALVES
 
 __all__ = ["GradScaler"]
 
@@ -23,6 +24,9 @@ class GradScaler:
     The scale begins at init_scale. `update` multiplies it by backoff_factor after a step with gradients that were not
     finite, and by growth_factor after growth_interval steps in a row without. Ranks that hold the same gradients come
     to the same scale. enabled=False: everything is done as without a scaler. bfloat16 needs none.
+
+    Scale and count live where the losses are. On a GPU nothing waits for them: optimizers whose updates are elementwise
+    leave a step out on the GPU itself, for others it is waited for.
 
     Raises ValueError for growth_factor <= 1 or backoff_factor >= 1. Micikevicius et al., arXiv:1710.03740, section 3.2.
     """
@@ -41,9 +45,14 @@ class GradScaler:
                 f"GradScaler: growth_factor must be above 1 and backoff_factor below, got {growth_factor} and "
                 f"{backoff_factor}"
             )
-        self._scale, self._growth, self._backoff = float(init_scale), growth_factor, backoff_factor
-        self._interval, self._good, self._enabled = growth_interval, 0, enabled
-        self._finite: dict[int, bool] = {}  # of the optimizers whose gradients have been unscaled
+        self._growth, self._backoff, self._interval, self._enabled = (
+            growth_factor,
+            backoff_factor,
+            growth_interval,
+            enabled,
+        )
+        self._set(init_scale, 0)
+        self._finite: dict[int, Array] = {}  # of the optimizers whose gradients have been unscaled: one truth each
         self._stepped: set[int] = set()
 
     def scale(self, outputs: Any) -> Any:
@@ -54,7 +63,18 @@ class GradScaler:
             return {name: self.scale(value) for name, value in outputs.items()}
         if isinstance(outputs, (list, tuple)):
             return type(outputs)(map(self.scale, outputs))
-        return outputs * self._scale
+        if not on_gpu(outputs.array):
+            return outputs * self.get_scale()
+        self._move_to(outputs.array)
+        wide = outputs.to(np.float32) if outputs.dtype in HALVES else outputs
+        return (wide * Tensor(self._scale.astype(wide.dtype))).to(outputs.dtype)
+
+    def _set(self, scale: Any, good: Any) -> None:
+        self._scale: Array = np.array(scale, np.float64)
+        self._good: Array = np.array(good, np.int64)  # steps in a row without a gradient that was not finite
+
+    def _move_to(self, x: Array) -> None:
+        self._scale, self._good = (to_device(own, device_of(x)) for own in (self._scale, self._good))
 
     def unscale_(self, optimizer: Any) -> None:
         """Divide the gradients of the optimizer's parameters by the scale, in place.
@@ -68,9 +88,8 @@ class GradScaler:
             raise RuntimeError("unscale_() after step(): call it before, and update() after both")
         if id(optimizer) in self._finite:
             raise RuntimeError("unscale_() has already been called on this optimizer since the last update()")
-        capture.refuse("GradScaler looks on the host whether gradients are finite")
-        finite: Any = True
-        inverse = np.float32(1 / self._scale)
+        capture.refuse("it is known late which of a GradScaler's steps are counted")
+        finite: Any = None
         for group in optimizer.param_groups:
             for p in group["params"]:
                 if p.grad is None:
@@ -78,11 +97,13 @@ class GradScaler:
                 g = p.grad.array
                 if g.dtype == np.float16:
                     raise ValueError(f"unscale_: a parameter of shape {p.shape} has a gradient in float16")
+                self._move_to(g)
                 with np.errstate(all="ignore"):
-                    np.multiply(g, inverse, out=g)
-                    finite = np.isfinite(g).all() & finite
+                    np.multiply(g, (1 / self._scale).astype(g.dtype), out=g)
+                    of_this = np.isfinite(g).all()
+                    finite = of_this if finite is None else finite & of_this
                 mark_written(g)
-        self._finite[id(optimizer)] = bool(finite)  # for which a GPU is waited for, once
+        self._finite[id(optimizer)] = np.True_ if finite is None else finite
 
     def step(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         """optimizer.step(...) if its gradients are finite, after `unscale_` where that was not called; what it returns.
@@ -98,22 +119,29 @@ class GradScaler:
         if id(optimizer) not in self._finite:
             self.unscale_(optimizer)
         self._stepped.add(id(optimizer))
-        return optimizer.step(*args, **kwargs) if self._finite[id(optimizer)] else None
+        finite = self._finite[id(optimizer)]
+        if on_gpu(finite) and hasattr(optimizer, "step_if") and not (args or kwargs):
+            return optimizer.step_if(finite)
+        return optimizer.step(*args, **kwargs) if finite else None
 
     def update(self, new_scale: Any = None) -> None:
         """Find the scale of the next step, or set it. Raises RuntimeError where no step was tried before."""
         if not self._enabled:
             return
         if new_scale is not None:
-            self._scale = float(new_scale)
+            self._set(float(new_scale), to_numpy(self._good))
         elif not self._finite:
             raise RuntimeError("update() needs a step before: call step(optimizer)")
-        elif not all(self._finite.values()):
-            self._scale, self._good = self._scale * self._backoff, 0
         else:
-            self._good += 1
-            if self._good == self._interval:
-                self._scale, self._good = self._scale * self._growth, 0
+            finite, *others = self._finite.values()
+            for other in others:
+                finite = finite & other
+            where = xp_of(self._scale).where
+            good = where(finite, self._good + 1, 0)
+            grows = good == self._interval
+            factor = where(grows, self._growth, 1.0)
+            self._scale = self._scale * where(finite, factor, self._backoff)
+            self._good = where(grows, 0, good)
         self._finite, self._stepped = {}, set()
 
     # -- settings ----------------------------------------------------------------------------------
@@ -124,7 +152,7 @@ class GradScaler:
 
     def get_scale(self) -> float:
         """The scale; 1 where the scaler is not enabled."""
-        return self._scale if self._enabled else 1.0
+        return float(to_numpy(self._scale)) if self._enabled else 1.0
 
     def get_growth_factor(self) -> float:
         """What the scale is multiplied by after growth_interval good steps."""
@@ -143,8 +171,8 @@ class GradScaler:
         if not self._enabled:
             return {}
         return {
-            "scale": self._scale, "growth_factor": self._growth, "backoff_factor": self._backoff,
-            "growth_interval": self._interval, "_growth_tracker": self._good,
+            "scale": self.get_scale(), "growth_factor": self._growth, "backoff_factor": self._backoff,
+            "growth_interval": self._interval, "_growth_tracker": int(to_numpy(self._good)),
         }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -153,6 +181,6 @@ class GradScaler:
             return
         if not state_dict:
             raise RuntimeError("the state dict is empty: it is of a GradScaler that was not enabled")
-        self._scale, self._growth = float(state_dict["scale"]), state_dict["growth_factor"]
-        self._backoff, self._interval = state_dict["backoff_factor"], state_dict["growth_interval"]
-        self._good = int(state_dict["_growth_tracker"])
+        self._set(float(state_dict["scale"]), int(state_dict["_growth_tracker"]))
+        self._growth, self._backoff = state_dict["growth_factor"], state_dict["backoff_factor"]
+        self._interval = state_dict["growth_interval"]

@@ -89,7 +89,8 @@ def fetched(x: Any) -> Callable[[], np.ndarray]:
     import cupy
 
     values = pinned_zeros(x.shape, x.dtype)
-    cupy.ascontiguousarray(x).get(out=values, blocking=False)
+    source = x if x.flags.c_contiguous else cupy.ascontiguousarray(x)
+    source.get(out=values, blocking=False)
     record = capture.present()
     if record is not None:  # each start of the graph brings new values
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,7 +13,7 @@ from dtrain.backend.random import key
 from dtrain.nn.flat import Flat, flatten
 from dtrain.optim.checks import WITHOUT_EFFECT, number
 from dtrain.optim.hooks import Hooked
-from dtrain.optim.state import FlatState, ShapedState
+from dtrain.optim.state import FlatState, ShapedState, Unsure, copied, taken
 
 __all__ = ["Optimizer"]
 
@@ -49,6 +48,8 @@ class Optimizer(Hooked):
         self.param_groups: list[dict[str, Any]] = []
         self._flat_states: list[list[FlatState]] = []
         self._opt_called = False  # a schedule asks
+        self._only_if: Array | None = None  # what the step under way depends on
+        self._unsure: Unsure | None = None  # a step that a GPU may have left out
         for group in given if isinstance(given[0], dict) else [{"params": given}]:
             self.add_param_group(group)
 
@@ -134,7 +135,28 @@ class Optimizer(Hooked):
         self._run_hooks("step_post", args, kwargs)
         return loss
 
+    def step_if(self, finite: Array) -> None:
+        """`step()` if `finite`, an array of one truth, holds. Where updates are kernels, which look at it themselves,
+        nothing waits for a GPU, and whether the step counts comes out later."""
+        self._settle()
+        if not on_gpu(finite) or type(self)._step is not Optimizer._step or not self.elementwise:
+            if bool(finite):
+                self.step()
+            return
+        unsure, self._only_if = Unsure(self._flat_states, finite), finite
+        try:
+            self.step()
+        finally:
+            self._unsure, self._only_if = unsure, None
+
+    def _settle(self) -> None:
+        """Count the steps that were made, now that it is to be known which were."""
+        unsure, self._unsure = self._unsure, None
+        if unsure is not None:
+            unsure.settle(self._flat_states)
+
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        self._settle()
         loss = None
         if closure is not None:
             with enable_grad():
@@ -155,7 +177,8 @@ class Optimizer(Hooked):
                         updated.append((group, state))
                 else:
                     capture.refuse(f"{type(self).__name__} updates parameters one by one here")
-                    self._update_each(state, options)
+                    if self._only_if is None or bool(self._only_if):
+                        self._update_each(state, options)
                 mark_written(state.flat.data)
         self._end_step(alone)
         if self._hooks:
@@ -217,7 +240,7 @@ class Optimizer(Hooked):
         def update(p: Array, g: Array, *arrays: Array) -> None:
             self.update(p, g, {**dict(zip(state.arrays, arrays, strict=True)), **numbers}, step, **options)
 
-        backend_of(data).each_element(update, data, grad, *state.arrays.values())
+        backend_of(data).each_element(update, data, grad, *state.arrays.values(), only_if=self._only_if)
 
     def _count(self, state: FlatState, options: dict[str, Any]) -> None:
         step = state.counts[0]["step"] + 1
@@ -281,6 +304,7 @@ class Optimizer(Hooked):
     @property
     def state(self) -> dict[Tensor, dict[str, Any]]:
         """parameter -> {"step": count, name: number or Tensor}, for parameters that have been updated."""
+        self._settle()
         found = {}
         for states in self._flat_states:
             for state in states:
@@ -302,12 +326,12 @@ class Optimizer(Hooked):
         return self._changed_by_hooks("state_dict_post", self._state_dict())
 
     def _state_dict(self) -> dict[str, Any]:
-        return self._as_dict(_copied(self.state))
+        return self._as_dict(copied(self.state))
 
     def _as_dict(self, state: dict[Tensor, dict[str, Any]]) -> dict[str, Any]:
         numbers = {id(p): i for i, p in enumerate(p for g in self.param_groups for p in g["params"])}
         groups = [
-            {**_copied({k: v for k, v in g.items() if k != "params"}), "params": [numbers[id(p)] for p in g["params"]]}
+            {**copied({k: v for k, v in g.items() if k != "params"}), "params": [numbers[id(p)] for p in g["params"]]}
             for g in self.param_groups
         ]
         return {"state": dict(sorted((numbers[id(p)], s) for p, s in state.items())), "param_groups": groups}
@@ -325,7 +349,7 @@ class Optimizer(Hooked):
                 f"the saved optimizer has groups of {[len(g['params']) for g in saved]} parameters, this one of {sizes}"
             )
         given = [[state_dict["state"].get(n, {}) for n in group["params"]] for group in saved]
-        groups = [{**g, **{k: _option(v) for k, v in other.items() if k != "params"}}
+        groups = [{**g, **{k: taken(v) for k, v in other.items() if k != "params"}}
                   for g, other in zip(self.param_groups, saved, strict=True)]  # fmt: skip
         self._check_state(groups, given)
         for group, new in zip(self.param_groups, groups, strict=True):
@@ -350,7 +374,7 @@ class Optimizer(Hooked):
 
     def _load_state(self, given: list[list[dict[str, Any]]]) -> None:
         """Take the state that is given for each group's parameters."""
-        self._flat_states = [[] for _ in self.param_groups]  # all state is replaced
+        self._flat_states, self._unsure = [[] for _ in self.param_groups], None  # all state is replaced
         for group, values, states in zip(self.param_groups, given, self._states(), strict=True):
             by_param = {id(p): v for p, v in zip(group["params"], values, strict=True)}
             for state in states:
@@ -362,23 +386,3 @@ class Optimizer(Hooked):
                         if v.get(name) is not None:
                             value = getattr(v[name], "array", v[name])
                             state.put(i, name, value if on_gpu(value) else np.asarray(value))
-
-
-def _copied(value: Any) -> Any:
-    """A state or options with copies of the Tensors in it."""
-    if isinstance(value, dict):
-        return {k: _copied(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_copied(v) for v in value]
-    return Tensor(value.array.copy()) if isinstance(value, Tensor) else value
-
-
-def _option(value: Any) -> Any:
-    """A saved option as this optimizer's own: nothing is shared, and another library's tensor becomes a Tensor."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, tuple):
-        return tuple(map(_option, value))
-    if not isinstance(value, Tensor) and hasattr(value, "__array__"):
-        return Tensor(np.array(value))
-    return copy.deepcopy(value)

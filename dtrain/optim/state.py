@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from dtrain.autograd import Tensor
-from dtrain.backend import Array, device_of, to_device, xp_of
+from dtrain.backend import Array, device_of, fetched, to_device, xp_of
 from dtrain.nn.flat import Flat
 
-__all__ = ["FlatState", "ShapedState"]
+__all__ = ["FlatState", "ShapedState", "Unsure", "copied", "taken"]
 
 
 class FlatState:
@@ -111,3 +114,37 @@ class ShapedState(FlatState):
         """Let the i-th tensor's state array, where it has such a one, have the values of `value`."""
         if name in self.places[i]:
             self.arrays[name][self.places[i][name][0]] = self._here(value).reshape(-1)
+
+
+class Unsure:
+    """A step that a GPU makes only if `made`, an array of one truth, holds: made when nothing is counted yet."""
+
+    def __init__(self, states: Sequence[Sequence[FlatState]], made: Array) -> None:
+        self._made = fetched(made)
+        self._before = {id(t): counts for of_group in states for s in of_group for t, counts, _ in s.by_tensor({})}
+
+    def settle(self, states: Sequence[Sequence[FlatState]]) -> None:
+        """Where the step was left out, tensors have the numbers that they had before."""
+        if not self._made():
+            for state in (s for of_group in states for s in of_group):
+                state.count([self._before.get(id(t), {}) for t, _ in state.pieces])
+
+
+def copied(value: Any) -> Any:
+    """A state or options with copies of the Tensors in it."""
+    if isinstance(value, dict):
+        return {k: copied(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [copied(v) for v in value]
+    return Tensor(value.array.copy()) if isinstance(value, Tensor) else value
+
+
+def taken(value: Any) -> Any:
+    """A saved option as this optimizer's own: nothing is shared, and another library's tensor becomes a Tensor."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple):
+        return tuple(map(taken, value))
+    if not isinstance(value, Tensor) and hasattr(value, "__array__"):
+        return Tensor(np.array(value))
+    return copy.deepcopy(value)

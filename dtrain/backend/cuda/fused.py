@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.backend import capture
-from dtrain.backend.cuda.loader import CTYPES, blocks, compiled
+from dtrain.backend.cuda.loader import CTYPES, blocks, compiled, pointer
 
 __all__ = ["each_element"]
 
@@ -26,23 +26,28 @@ class _NotElementwise(AttributeError, TypeError):
     """The function does what this cannot write down."""
 
 
-def each_element(function: Callable[..., None], *arrays: Any) -> None:
+def each_element(function: Callable[..., None], *arrays: Any, only_if: Any = None) -> None:
     """function(*arrays), which changes some of these 1-D arrays of one dtype and length in place.
 
-    Where it does more than arithmetic with them, or they are of other dtypes than float32 and float64, it is run as
-    it is.
+    only_if: an array of one truth, without which nothing is done. Where the function does more than arithmetic with the
+    arrays, or they are of other dtypes than float32 and float64, it is run as it is, and such a truth is waited for.
     """
+
+    def as_it_is() -> None:
+        if only_if is None or bool(only_if):
+            function(*arrays)
+
     first = arrays[0]
     if first.dtype.kind != "f" or first.itemsize < 4 or any(a.dtype != first.dtype for a in arrays):
         capture.refuse(f"an update in {first.dtype} is array code")
-        function(*arrays)
+        as_it_is()
         return
     trace = _Trace(first.dtype, len(first), len(arrays))
     try:
         function(*trace.arrays)
     except _NotElementwise as error:
         capture.refuse(f"an update is more than arithmetic: {error}")
-        function(*arrays)
+        as_it_is()
         return
     refill = capture.refill()
     if refill is not None:
@@ -59,7 +64,8 @@ def each_element(function: Callable[..., None], *arrays: Any) -> None:
         numbers = [first.dtype.type(n) for n in trace.numbers]
         if record is not None:  # the next step's may be others
             numbers = [record.room(trace.text(), trace.numbers, first.dtype)]
-        run(blocks(pieces, _THREADS), (_THREADS,), (*arrays, np.int64(first.size), np.int64(packs), *numbers))
+        sizes = np.int64(first.size), np.int64(packs)
+        run(blocks(pieces, _THREADS), (_THREADS,), (*arrays, *sizes, pointer(only_if), *numbers))
 
 
 _KERNEL = """
@@ -73,7 +79,8 @@ __device__ __forceinline__ void one(ELEMENTS NUMBERS) {
 STEPS
 }
 
-__global__ void fused(ARRAYS index_t n, index_t packs GIVEN) {
+__global__ void fused(ARRAYS index_t n, index_t packs, const bool* only_if GIVEN) {
+  if (only_if && !*only_if) return;
   const index_t first = blockIdx.x * index_t(blockDim.x) + threadIdx.x, step = index_t(gridDim.x) * blockDim.x;
   for (index_t i = first; i < packs; i += step) {
 READ

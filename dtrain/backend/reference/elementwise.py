@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -77,11 +78,14 @@ def erf(x: np.ndarray) -> np.ndarray:
 _CHUNK_ELEMENTS = 1 << 15
 
 
-def each_element(function: Callable[..., None], *arrays: np.ndarray) -> None:
+def each_element(function: Callable[..., None], *arrays: np.ndarray, only_if: Any = None) -> None:
     """function(*arrays), which changes some of these 1-D arrays in place, each element by itself: in cache-sized parts.
 
-    arrays: of one length. On a GPU the function becomes one kernel.
+    arrays: of one length. only_if: an array of one truth, without which nothing is done. On a GPU the function becomes
+    one kernel, which looks at it itself.
     """
+    if only_if is not None and not only_if:
+        return
     n = len(arrays[0])
     if n <= _CHUNK_ELEMENTS:
         function(*arrays)

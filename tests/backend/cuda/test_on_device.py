@@ -158,6 +158,41 @@ def test_mixed_precision_with_a_scaler(gpu, dtype):
     assert scaler.get_scale() == 2.0**9 and losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.parametrize("kind", ["AdamW", "RAdam", "LAMB", "AdamW one by one"])
+def test_a_scaler_on_the_device_leaves_out_the_steps_that_one_on_the_host_does(gpu, kind):
+    """Weights, counts and scale; a GPU is waited for once in a step at most, for what the one before was."""
+    found = []
+    for device in ("cpu", "cuda"):
+        dtrain.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)).to(device)
+        parameters = [*model.parameters()]
+        optimizer = getattr(dtrain.optim, kind.split()[0])(parameters, lr=0.01)
+        scaler = dtrain.amp.GradScaler(device, 2.0**10, growth_interval=3)
+        steps, waits = [], []
+        for factor in (1.0, float("inf"), 0.5, 2.0, 1.0, float("nan"), 1.0, 1.0):
+            before = gpu.counter.syncs
+            loss = (model(dtrain.ones(4, 6, device=device)) * factor).square().mean()
+            with np.errstate(all="ignore"):
+                scaler.scale(loss).backward()
+            if "one by one" in kind:
+                parameters[1].grad = None
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+            waits.append(gpu.counter.syncs - before)
+            if factor == 2.0:
+                steps.append(optimizer.state_dict()["state"][0]["step"])
+            optimizer.zero_grad()
+        state = optimizer.state_dict()["state"]
+        steps += [state[i]["step"] for i in sorted(state)]
+        assert device == "cpu" or kind not in ("AdamW", "RAdam") or waits[1:4] + waits[5:] == [1] * 6
+        found.append((steps, scaler.state_dict(), [p.detach().cpu().array for p in parameters]))
+    (steps, scale, weights), (steps_there, scale_there, weights_there) = found
+    assert steps == steps_there and steps[:2] == [3, 6] and scale == scale_there
+    for a, b in zip(weights, weights_there, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5)
+
+
 def test_out_of_memory_says_who_has_it(gpu, monkeypatch):
     model = nn.Sequential(nn.Linear(256, 512), nn.GELU(), nn.Linear(512, 256)).cuda()
     optimizer = dtrain.optim.AdamW(model.parameters())
