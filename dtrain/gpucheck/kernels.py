@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.backend import reference
+from dtrain.backend import reference, xp_of
 from dtrain.backend.halves import bfloat16, finfo
 
 __all__ = ["DTYPES", "attention_cases", "compare", "image_cases", "kernel_cases"]
@@ -132,19 +132,37 @@ def attention_cases(
     rng = np.random.default_rng(seed)
     for d in columns:
         for queries, keys in ((1, 1), (5, 70), (130, 65), (64, 64)):
-            for causal in (False, True):
+            for causal, has_bias, dropout in (
+                (False, 0, 0.0),
+                (True, 0, 0.0),
+                (False, 1, 0.0),
+                (True, 0, 0.3),
+                (False, 1, 0.3),
+            ):
                 # Heads beside each other in a row, as a layer's projections give them.
                 own, others = ((2, n, 2, d) for n in (queries, keys))
                 shapes = {"query": own, "key": others, "value": others, "g": own}
+                given: Any = {name: rng.standard_normal(shape) / 2 for name, shape in shapes.items()}
+                if has_bias:  # of keys alone; the first sequence has none to look at
+                    given["bias"] = rng.standard_normal((2, 1, 1, keys))
+                    given["bias"][0] = -np.inf
+                if dropout:
+                    given["kept"] = rng.random((2, 2, queries, keys)) >= dropout
 
-                def run(k: Any, g: Any, causal: bool = causal, scale: float = d**-0.5, **given: Any) -> Any:
-                    options = {"bias": None, "causal": causal, "scale": scale, "kept": None, "kept_scale": 1.0}
+                def run(
+                    k: Any, g: Any, bias: Any = None, kept: Any = None, at: Any = (causal, d, dropout), **given: Any
+                ) -> Any:
+                    causal, d, dropout = at
                     heads = [x.swapaxes(1, 2) for x in given.values()]
-                    y, kept = k.attention(*heads, **options)
-                    return y, *k.attention_grad(g.swapaxes(1, 2), *heads, y, kept, **options, needs_bias=False)[:3]
+                    options = {"causal": causal, "scale": d**-0.5, "kept": kept, "kept_scale": 1 / (1 - dropout)}
+                    places = (*heads[0].shape[:3], heads[1].shape[2])
+                    options["bias"] = None if bias is None else xp_of(bias).broadcast_to(bias, places)
+                    y, noted = k.attention(*heads, **options)
+                    made = k.attention_grad(g.swapaxes(1, 2), *heads, y, noted, **options, needs_bias=False)
+                    return y, *made[:3]
 
-                given = {name: rng.standard_normal(shape) / 2 for name, shape in shapes.items()}
-                yield f"attention of {queries} to {keys} with {d} columns, causal={causal}", run, given
+                what = f"causal={causal}{', biased' * has_bias}, dropout={dropout}"
+                yield f"attention of {queries} to {keys} with {d} columns, {what}", run, given
 
 
 def compare(dtype: Any, run: Callable[..., Any], given: dict[str, Any], device: Callable[[Any], Any]) -> float:

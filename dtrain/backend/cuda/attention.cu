@@ -93,15 +93,40 @@ template <typename T, int D> struct Tile {
   }
 };
 
+// What some attention has: a bias (batch, head, query, key), in steps, and which weights dropout keeps, all in one piece.
+template <typename T> struct More {
+  const T* bias;
+  index_t query_step, key_step;
+  const bool* kept;
+  float kept_scale;
+  int keys;
+  __device__ More(const T* bias, index_t batch_step, index_t head_step, index_t query_step, index_t key_step,
+                  const bool* kept, float kept_scale, int batch, int head, int heads, int queries, int keys)
+      : bias(bias ? bias + batch * batch_step + head * head_step : bias), query_step(query_step), key_step(key_step),
+        kept(kept ? kept + (index_t(batch) * heads + head) * queries * keys : kept), kept_scale(kept_scale), keys(keys) {}
+  __device__ __forceinline__ float added(int query, int key) const {
+    return bias ? widen(bias[query * query_step + key * key_step]) : 0.0f;
+  }
+  __device__ __forceinline__ float factor(int query, int key) const {
+    return !kept ? 1.0f : kept[index_t(query) * keys + key] ? kept_scale : 0.0f;
+  }
+};
+#define MORE_OF(T)                                                                                                     \
+  const T *bias, index_t bias_batch, index_t bias_head, index_t bias_query, index_t bias_key, const bool *kept, \
+      float kept_scale
+#define MORE(queries, keys)                                                                                       \
+  const More<T> more(bias, bias_batch, bias_head, bias_query, bias_key, kept, kept_scale, pair_of / heads, \
+                     pair_of % heads, heads, queries, keys)
+
 #define LOG2_E 1.4426950408889634f
 #define LN_2 0.6931471805599453f
 
-// y = softmax(scale q k^T) v, log_sums the logarithms of the sums of exponentials; 0 and 0 where a query sees no key.
+// y = softmax(scale q k^T + bias) v, where MORE without what dropout leaves out, log_sums the logarithms of the sums of exponentials; 0 and 0 where a query sees no key.
 // A block has PARTS times 64 queries of a head, each warp PARTS times 16.
-template <typename T, int D, int PARTS>
+template <typename T, int D, int PARTS, bool IS_MORE>
 __global__ void __launch_bounds__(32 * WARPS)
     attention(ROWS_OF(const T, q), ROWS_OF(const T, k), ROWS_OF(const T, v), ROWS_OF(T, y), float* log_sums, int heads,
-              int queries, int keys, int causal, float scale) {
+              int queries, int keys, int causal, float scale, MORE_OF(T)) {
   __shared__ __align__(16) T room[2 * TILE * Tile<T, D>::STEP];
   const Tile<T, D> k_tile{room}, v_tile{room + TILE * Tile<T, D>::STEP};
   const int lane = threadIdx.x % 32, line = lane / 4, pair = lane % 4 * 2;
@@ -112,6 +137,7 @@ __global__ void __launch_bounds__(32 * WARPS)
   ROWS(const T, k);
   ROWS(const T, v);
   ROWS(T, y);
+  MORE(queries, keys);
   First<T, D> own[PARTS];
 #pragma unroll
   for (int m = 0; m < PARTS; ++m) own[m].read(q_rows, row + 16 * m, queries, pair);
@@ -148,6 +174,7 @@ __global__ void __launch_bounds__(32 * WARPS)
             const int key = start + 8 * j + pair + e % 2;
             const bool seen = key < keys && !(causal && key > query);
             weights[m][j][e] = seen ? weights[m][j][e] * (scale * LOG2_E) : -infinity_of(scale);
+            if (IS_MORE && seen && query < queries) weights[m][j][e] += more.added(query, key) * LOG2_E;
             best = fmaxf(best, weights[m][j][e]);
           }
         best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 1));
@@ -164,6 +191,8 @@ __global__ void __launch_bounds__(32 * WARPS)
           for (int e = 2 * half; e < 2 * half + 2; ++e) {
             weights[m][j][e] = exp2f(weights[m][j][e] - base);
             sum[m][half] += weights[m][j][e];
+            const int key = start + 8 * j + pair + e % 2;
+            if (IS_MORE && key < keys && query < queries) weights[m][j][e] *= more.factor(query, key);
           }
       }
 #pragma unroll
@@ -222,14 +251,15 @@ __global__ void attention_along(ROWS_OF(const T, g), ROWS_OF(const T, y), float*
 }
 
 // OF_KEYS: from own (a, b) = (k, v) and others (x, z) = (q, g) the gradients of keys (ga) and values (gb).
-// Else from own (q, g) and others (k, v) that of queries (ga). With weights p = exp(scale q k^T - log_sums)
-//   s = p (g v^T - along),  gq = scale s k,  gk = scale s^T q,  gv = p^T g
+// Else from own (q, g) and others (k, v) that of queries (ga). With weights p = exp(scale q k^T + bias - log_sums) and
+// factors f of dropout
+//   s = p (f g v^T - along),  gq = scale s k,  gk = scale s^T q,  gv = (f p)^T g
 // A block has 64 of its own rows, each warp 16, and goes through all others.
-template <typename T, int D, bool OF_KEYS>
+template <typename T, int D, bool OF_KEYS, bool IS_MORE>
 __global__ void __launch_bounds__(32 * WARPS)
     attention_grad(ROWS_OF(const T, a), ROWS_OF(const T, b), ROWS_OF(const T, x), ROWS_OF(const T, z), ROWS_OF(T, ga),
                    ROWS_OF(T, gb), const float* log_sums, const float* along, int heads, int owned, int others, int causal,
-                   float scale) {
+                   float scale, MORE_OF(T)) {
   __shared__ __align__(16) T room[2 * TILE * Tile<T, D>::STEP];
   const Tile<T, D> x_tile{room}, z_tile{room + TILE * Tile<T, D>::STEP};
   const int lane = threadIdx.x % 32, line = lane / 4, pair = lane % 4 * 2;
@@ -242,6 +272,7 @@ __global__ void __launch_bounds__(32 * WARPS)
   ROWS(const T, z);
   ROWS(T, ga);
   ROWS(T, gb);
+  MORE(OF_KEYS ? others : owned, OF_KEYS ? owned : others);
   log_sums += index_t(pair_of) * (OF_KEYS ? others : owned);
   along += index_t(pair_of) * (OF_KEYS ? others : owned);
   First<T, D> own_a, own_b;
@@ -274,9 +305,11 @@ __global__ void __launch_bounds__(32 * WARPS)
           const int mine = row + e / 2 * 8, theirs = start + other + pair + e % 2;
           const int query = OF_KEYS ? theirs : mine, key = OF_KEYS ? mine : theirs;
           const bool seen = mine < owned && theirs < others && !(causal && key > query);
-          const float w = seen ? exp2f((scores[e] * scale - log_sums[query]) * LOG2_E) : 0.0f;
-          scores[e] = w;
-          products[e] = seen ? w * (products[e] - along[query]) : 0.0f;
+          float score = scores[e] * scale, factor = 1;
+          if (IS_MORE && seen) score += more.added(query, key), factor = more.factor(query, key);
+          const float w = seen ? exp2f((score - log_sums[query]) * LOG2_E) : 0.0f;
+          scores[e] = w * factor;
+          products[e] = seen ? w * (products[e] * factor - along[query]) : 0.0f;
         }
         weights[2 * j] = rounded<T>(scores[0], scores[1]);
         weights[2 * j + 1] = rounded<T>(scores[2], scores[3]);

@@ -40,8 +40,8 @@ def attention(
     """
     import cupy
 
-    if _in_tiles(query, key, value, bias, kept):
-        return _tiled(query, key, value, causal, scale)
+    if _in_tiles(query, key, value):
+        return _tiled(query, key, value, causal, scale, bias, kept, kept_scale)
     if query.dtype in HALVES:
         options: dict[str, Any] = {"causal": causal, "scale": scale, "kept": kept, "kept_scale": kept_scale}
         y, weights = attention(widened(query), widened(key), widened(value), bias=widened(bias), **options)
@@ -77,12 +77,16 @@ def attention_grad(
     needs_bias: bool,
 ) -> tuple[Any, ...]:
     """Gradients of attention in query, key, value and, if needed, bias. log_sums: what was kept."""
-    if _in_tiles(query, key, value, bias, kept):
-        return *_tiled_grad(g, query, key, value, y, log_sums, causal, scale), None
+    in_tiles = _in_tiles(query, key, value)
+    if in_tiles and not (needs_bias and bias is not None):
+        return *_tiled_grad(g, query, key, value, y, log_sums, causal, scale, bias, kept, kept_scale), None
     if query.dtype in HALVES:
-        wide = map(widened, (g, query, key, value, y))
-        options = {"causal": causal, "scale": scale, "kept": kept, "kept_scale": kept_scale, "needs_bias": needs_bias}
-        made: Any = attention_grad(*wide, log_sums, bias=widened(bias), **options)  # type: ignore[misc]
+        g, q, k, v, y = map(widened, (g, query, key, value, y))
+        options: dict[str, Any] = {"causal": causal, "scale": scale, "kept": kept, "kept_scale": kept_scale}
+        options["bias"] = widened(bias)
+        if in_tiles:  # whose kernels do not make the bias's gradient
+            log_sums = attention(q, k, v, **options)[1]
+        made = attention_grad(g, q, k, v, y, log_sums, **options, needs_bias=needs_bias)
         return tuple(halved(d, query.dtype) for d in made)
     weights, factor = log_sums, query.dtype.type(scale)
     g_value = matmul(_dropped(weights, kept, kept_scale).swapaxes(-1, -2), g)
@@ -94,10 +98,10 @@ def attention_grad(
     return g_query, g_key, g_value, g_scores if bias is not None and needs_bias else None
 
 
-def _in_tiles(query: Any, key: Any, value: Any, bias: Any, kept: Any) -> bool:
-    """Whether the kernels of `attention.cu` can: two-byte floats, heads that fit, no bias, no dropout, sm_80."""
+def _in_tiles(query: Any, key: Any, value: Any) -> bool:
+    """Whether the kernels of `attention.cu` can: two-byte floats, heads that fit, sm_80."""
     fit = query.shape[-1] == value.shape[-1] and query.shape[-1] in _COLUMNS and query.size and key.size
-    return bool(query.dtype in HALVES and fit and bias is None and kept is None and _generation(query.device.id) >= 8)
+    return bool(query.dtype in HALVES and fit and _generation(query.device.id) >= 8)
 
 
 @cache
@@ -108,22 +112,37 @@ def _generation(device: int) -> int:
     return int(cupy.cuda.runtime.getDeviceProperties(device)["major"])
 
 
-def _tiled(query: Any, key: Any, value: Any, causal: bool, scale: float) -> tuple[Any, Any]:
+def _tiled(
+    query: Any, key: Any, value: Any, causal: bool, scale: float, bias: Any, kept: Any, kept_scale: float
+) -> tuple[Any, Any]:
     import cupy
 
     (q, k, v), (n, heads, queries, columns), keys = _stacks(query, key, value), _sizes(query), key.shape[-2]
     y = _like(q)
     log_sums = cupy.empty((n * heads, queries), np.float32)
-    parts = 2 if columns <= 64 and queries > _ROWS else 1
-    name = f"attention<{CTYPES[query.dtype]}, {columns}, {parts}>"
+    parts, is_more = 2 if columns <= 64 and queries > _ROWS else 1, bias is not None or kept is not None
+    name = f"attention<{CTYPES[query.dtype]}, {columns}, {parts}, {_word(is_more)}>"
     args = *_rows(q), *_rows(k), *_rows(v), *_rows(y), log_sums, *map(np.int32, (heads, queries, keys, causal))
-    _start(name, n * heads, queries, parts * _ROWS, (*args, np.float32(scale)))
+    _start(name, n * heads, queries, parts * _ROWS, (*args, np.float32(scale), *_more(bias, kept, kept_scale)))
     return y.reshape(query.shape), log_sums
 
 
+def _more(bias: Any, kept: Any, kept_scale: float) -> tuple[Any, ...]:
+    """As a kernel's MORE_OF. bias, kept: (..., L, S) or None."""
+    import cupy
+
+    kept = None if kept is None else cupy.ascontiguousarray(kept)
+    if bias is None:
+        return pointer(None), *(np.int64(0),) * 4, pointer(kept), np.float32(kept_scale)
+    bias = bias.reshape(_sizes(bias))
+    steps = (np.int64(stride // bias.itemsize) for stride in bias.strides)
+    return bias, *steps, pointer(kept), np.float32(kept_scale)
+
+
 def _tiled_grad(
-    g: Any, query: Any, key: Any, value: Any, y: Any, log_sums: Any, causal: bool, scale: float
-) -> tuple[Any, Any, Any]:
+    g: Any, query: Any, key: Any, value: Any, y: Any, log_sums: Any, causal: bool, scale: float, bias: Any, kept: Any,
+    kept_scale: float,
+) -> tuple[Any, Any, Any]:  # fmt: skip
     import cupy
 
     q, k, v, g, y = _stacks(query, key, value, g, y)
@@ -134,13 +153,18 @@ def _tiled_grad(
         (-(-along.size // 4),), (_THREADS,), (*_rows(g), *_rows(y), along, *sizes)
     )
     gq, gk, gv = _like(q), _like(k), _like(v)
+    more, is_more = _more(bias, kept, kept_scale), bias is not None or kept is not None
     for of_keys, own, others, made in ((True, (k, v), (q, g), (gk, gv)), (False, (q, g), (k, v), (gq, None))):
         owned, other = (keys, queries) if of_keys else (queries, keys)
         args = [part for x in (*own, *others, *made) for part in _rows(x)]
         numbers = *map(np.int32, (heads, owned, other, causal)), np.float32(scale)
-        name = f"attention_grad<{T}, {columns}, {'true' if of_keys else 'false'}>"
-        _start(name, n * heads, owned, _ROWS, (*args, log_sums, along, *numbers))
+        name = f"attention_grad<{T}, {columns}, {_word(of_keys)}, {_word(is_more)}>"
+        _start(name, n * heads, owned, _ROWS, (*args, log_sums, along, *numbers, *more))
     return gq.reshape(query.shape), gk.reshape(key.shape), gv.reshape(value.shape)
+
+
+def _word(truth: bool) -> str:
+    return "true" if truth else "false"
 
 
 def _start(name: str, heads: int, rows: int, size: int, args: tuple[Any, ...]) -> None:

@@ -16,10 +16,11 @@ from tests.cuda_on_cpu import nvrtc
 TYPES = ("float", "double", "__half", "__nv_bfloat16")
 INSTANCES = {
     "attention": [
-        *(f"attention<{t}, {d}, {parts}>" for t in TYPES[2:] for d in (16, 64) for parts in (1, 2)),
-        *(f"attention<{t}, 128, 1>" for t in TYPES[2:]),
+        *(f"attention<{t}, {size}, {more}>" for t in TYPES[2:] for size in ("64, 1", "64, 2", "128, 1")
+          for more in ("true", "false")),
         *(f"attention_along<{t}>" for t in TYPES[2:]),
-        *(f"attention_grad<{t}, {d}, {keys}>" for t in TYPES[2:] for d in (16, 80, 128) for keys in ("true", "false")),
+        *(f"attention_grad<{t}, {d}, {keys}, {more}>" for t in TYPES[2:] for d in (16, 128)
+          for keys in ("true", "false") for more in ("true", "false")),
     ],
     "columns": [
         *(f"column_parts<{t}, {f}, {whole}>" for t in TYPES for whole in ("true", "false")

@@ -193,6 +193,21 @@ def test_a_scaler_on_the_device_leaves_out_the_steps_that_one_on_the_host_does(g
         np.testing.assert_allclose(b, a, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("columns", "bias"), [(16, True), (16, False), (24, True), (144, False)])
+def test_attention_in_bfloat16_is_the_hosts(gpu, columns, bias):
+    """Heads that fit tiles and others, shared ones of keys; a bias that is trained, whose gradient tiles leave out."""
+    found = []
+    for device in ("cpu", "cuda"):
+        dtrain.manual_seed(0)
+        shapes = (2, 4, 9, columns), (2, 2, 7, columns), (9, 7)
+        q, k, mask = (dtrain.randn(*s).to(dtrain.bfloat16).to(device).requires_grad_() for s in shapes)
+        y = nn.functional.scaled_dot_product_attention(q, k, k, mask if bias else None, enable_gqa=True)
+        y.square().sum().backward()
+        found.append([x.detach().float().cpu().array for x in (y, q.grad, k.grad, *([mask.grad] if bias else []))])
+    for host, here in zip(*found, strict=True):
+        np.testing.assert_allclose(here, host, rtol=0.05, atol=0.05 * np.abs(host).max())
+
+
 def test_out_of_memory_says_who_has_it(gpu, monkeypatch):
     model = nn.Sequential(nn.Linear(256, 512), nn.GELU(), nn.Linear(512, 256)).cuda()
     optimizer = dtrain.optim.AdamW(model.parameters())
