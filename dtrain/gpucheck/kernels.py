@@ -29,8 +29,13 @@ def kernel_cases(rows: int, columns: int, seed: int = 0) -> Iterator[tuple[str, 
 
     yield "gelu", gelu, {"x": x, "g": g}
     for axis in (0, 1):
-        yield f"softmax over {axis}", lambda k, x, axis=axis: k.softmax(x, axis), {"x": x}
-        yield f"log_softmax over {axis}", lambda k, x, axis=axis: k.log_softmax(x, axis), {"x": x}
+        for name in ("softmax", "log_softmax"):
+
+            def function(k: Any, x: Any, g: Any, name: str = name, axis: int = axis) -> Any:
+                y = getattr(k, name)(x, axis)
+                return y, getattr(k, f"{name}_grad")(g, y, axis)
+
+            yield f"{name} over {axis}", function, {"x": x, "g": g}
 
     def cross_entropy(smoothing: float) -> Callable[..., Any]:
         def run(k: Any, x: Any, g: Any, labels: Any, weight: Any) -> Any:

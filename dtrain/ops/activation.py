@@ -216,17 +216,14 @@ def _check_dim(name: str, x: Any, dim: int) -> None:
         raise IndexError(f"{name}: dim {dim} is out of range for shape {x.shape}")
 
 
-def _sum(x: Array, dim: int) -> Array:
-    return x.sum(dim, keepdims=True) if x.ndim else x
-
-
-@op
+@op(halves=True)
 def softmax(input: Any, dim: int, dtype: Any = None) -> Any:  # noqa: A002
     """exp(x) / sum(exp(x)) along dim. Raises IndexError for no such dim."""
     x = input if dtype is None else input.astype(dtype)
     _check_dim("softmax", x, dim)
-    y = backend_of(x).softmax(x, dim)
-    return y, lambda g: (y * (g - _sum(g * y, dim))).astype(input.dtype, copy=False)
+    kernels = backend_of(x)
+    y = kernels.softmax(x, dim)
+    return y, lambda g: kernels.softmax_grad(g, y, dim).astype(input.dtype, copy=False)
 
 
 @softmax.formula
@@ -236,13 +233,14 @@ def _(input: Any, dim: int, dtype: Any = None) -> Any:  # noqa: A002
     return e / e.sum(dim, keepdim=True)
 
 
-@op
+@op(halves=True)
 def log_softmax(input: Any, dim: int, dtype: Any = None) -> Any:  # noqa: A002
     """x - log(sum(exp(x))) along dim. Raises IndexError for no such dim."""
     x = input if dtype is None else input.astype(dtype)
     _check_dim("log_softmax", x, dim)
-    y = backend_of(x).log_softmax(x, dim)
-    return y, lambda g: (g - xp_of(x).exp(y) * _sum(g, dim)).astype(input.dtype, copy=False)
+    kernels = backend_of(x)
+    y = kernels.log_softmax(x, dim)
+    return y, lambda g: kernels.log_softmax_grad(g, y, dim).astype(input.dtype, copy=False)
 
 
 @log_softmax.formula

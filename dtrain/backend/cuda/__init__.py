@@ -44,7 +44,9 @@ from dtrain.backend.cuda.rows import (  # noqa: F401
     layer_norm,
     layer_norm_grad,
     log_softmax,
+    log_softmax_grad,
     softmax,
+    softmax_grad,
 )
 from dtrain.backend.cuda.table import add_at, embedding_grad  # noqa: F401
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from dtrain.backend.cuda.loader import CTYPES, kernel, pointer
 from dtrain.backend.cuda.product import matmul
-from dtrain.backend.cuda.rows import softmax
+from dtrain.backend.cuda.rows import softmax, softmax_grad
 from dtrain.backend.halves import HALVES, halved, widened
 
 __all__ = ["attention", "attention_grad"]
@@ -90,9 +90,7 @@ def attention_grad(
         return tuple(halved(d, query.dtype) for d in made)
     weights, factor = log_sums, query.dtype.type(scale)
     g_value = matmul(_dropped(weights, kept, kept_scale).swapaxes(-1, -2), g)
-    g_scores = _dropped(matmul(g, value.swapaxes(-1, -2)), kept, kept_scale)
-    g_scores -= (g * y).sum(-1, keepdims=True)
-    g_scores *= weights
+    g_scores = softmax_grad(_dropped(matmul(g, value.swapaxes(-1, -2)), kept, kept_scale), weights, -1)
     g_query = matmul(g_scores, key) * factor
     g_key = matmul(g_scores.swapaxes(-1, -2), query) * factor
     return g_query, g_key, g_value, g_scores if bias is not None and needs_bias else None

@@ -121,6 +121,20 @@ __global__ void softmax(const T* x, T* y, index_t rows, index_t columns) {
   row.write(y + r * columns, row, [&](W v, W, index_t) { return LOG ? v - top - log_sum : exp_of(v - top) * share; });
 }
 
+// y (g - sum(g y)) of each row, where y is its softmax, or, of its logarithm y, g - exp(y) sum(g).
+template <typename T, bool LOG, bool WARP, int ITEMS>
+__global__ void softmax_grad(const T* g, const T* y, T* gx, index_t rows, index_t columns) {
+  typedef wide_t<T> W;
+  const index_t r = Team<WARP>::row();
+  if (r >= rows) return;
+  const Row<T, WARP, ITEMS> slopes(g + r * columns, columns), row(y + r * columns, columns);
+  W sum = W(0);
+  slopes.each(row, [&](W slope, W v, index_t) { sum += LOG ? slope : slope * v; });
+  sum = Team<WARP>::reduce(sum, Sum());
+  slopes.write(gx + r * columns, row,
+               [&](W slope, W v, index_t) { return LOG ? slope - exp_of(v) * sum : v * (slope - sum); });
+}
+
 // weight[r] (log(sum(exp(x))) - (1 - smoothing) x[target] - smoothing mean(x)), and the log of the sum, of each row.
 template <typename T, bool WARP, int ITEMS>
 __global__ void cross_entropy(const T* x, const long long* target, const T* weight, T* loss, wide_t<T>* log_sums,

@@ -11,7 +11,16 @@ import numpy as np
 from dtrain.backend.cuda.columns import parameters, sums_of
 from dtrain.backend.cuda.loader import CTYPES, kernel, pointer, wide
 
-__all__ = ["cross_entropy", "cross_entropy_grad", "layer_norm", "layer_norm_grad", "log_softmax", "softmax"]
+__all__ = [
+    "cross_entropy",
+    "cross_entropy_grad",
+    "layer_norm",
+    "layer_norm_grad",
+    "log_softmax",
+    "log_softmax_grad",
+    "softmax",
+    "softmax_grad",
+]
 
 _WARPS = 4  # of a block, a row each
 _HELD = 4  # of how many 16 bytes of a row a thread takes care
@@ -41,25 +50,35 @@ def _run(function: str, rows: int, columns: int, args: tuple[Any, ...]) -> None:
 
 def softmax(x: Any, axis: int) -> Any:
     """exp(x) / sum(exp(x)) along axis."""
-    return _softmax(x, axis, "false")
+    return _along("softmax", axis, "false", x)
 
 
 def log_softmax(x: Any, axis: int) -> Any:
     """x - log(sum(exp(x))) along axis."""
-    return _softmax(x, axis, "true")
+    return _along("softmax", axis, "true", x)
 
 
-def _softmax(x: Any, axis: int, log: str) -> Any:
+def softmax_grad(g: Any, y: Any, axis: int) -> Any:
+    """y (g - sum(g y)) along axis."""
+    return _along("softmax_grad", axis, "false", g.astype(y.dtype, copy=False), y)
+
+
+def log_softmax_grad(g: Any, y: Any, axis: int) -> Any:
+    """g - exp(y) sum(g) along axis."""
+    return _along("softmax_grad", axis, "true", g.astype(y.dtype, copy=False), y)
+
+
+def _along(function: str, axis: int, log: str, *arrays: Any) -> Any:
+    """What a kernel of rows makes of arrays of one shape and dtype, whose rows lie along axis."""
     import cupy
 
-    if not x.ndim:
-        return _softmax(x.reshape(1), 0, log).reshape(())
-    last = cupy.ascontiguousarray(cupy.moveaxis(x, axis, -1))
-    y = cupy.empty(last.shape, x.dtype)
-    columns = last.shape[-1]
-    rows = last.size // columns if columns else 0
-    sizes = np.int64(rows), np.int64(columns)
-    _run(f"softmax<{CTYPES[x.dtype]}, {log}, ROW>", rows, columns, (last, y, *sizes))
+    if not arrays[0].ndim:
+        return _along(function, 0, log, *(x.reshape(1) for x in arrays)).reshape(())
+    last = [cupy.ascontiguousarray(cupy.moveaxis(x, axis, -1)) for x in arrays]
+    y = cupy.empty(last[0].shape, last[0].dtype)
+    columns = y.shape[-1]
+    rows = y.size // columns if columns else 0
+    _run(f"{function}<{CTYPES[y.dtype]}, {log}, ROW>", rows, columns, (*last, y, np.int64(rows), np.int64(columns)))
     return cupy.moveaxis(y, -1, axis)
 
 

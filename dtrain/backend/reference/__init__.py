@@ -18,7 +18,14 @@ from dtrain.backend.reference.ctc import ctc, ctc_grad
 from dtrain.backend.reference.elementwise import each_element, erf, gelu, gelu_grad, relu, relu_grad
 from dtrain.backend.reference.error_function import erfc, erfcx, erfinv, log_ndtr, ndtri
 from dtrain.backend.reference.gamma import digamma, lgamma, polygamma, zeta
-from dtrain.backend.reference.logits import cross_entropy, cross_entropy_grad, log_softmax, softmax
+from dtrain.backend.reference.logits import (
+    cross_entropy,
+    cross_entropy_grad,
+    log_softmax,
+    log_softmax_grad,
+    softmax,
+    softmax_grad,
+)
 from dtrain.backend.reference.norm import (
     batch_norm,
     batch_norm_grad,
@@ -80,6 +87,7 @@ __all__ = [
     "log_ndtr",
     "linear",
     "log_softmax",
+    "log_softmax_grad",
     "lstm",
     "lstm_grad",
     "matmul",
@@ -93,6 +101,7 @@ __all__ = [
     "rnn",
     "rnn_grad",
     "softmax",
+    "softmax_grad",
     "square_sum",
     "zeta",
 ]

@@ -6,9 +6,12 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["cross_entropy", "cross_entropy_grad", "log_softmax", "softmax"]
+from dtrain.backend.halves import in_float32
+
+__all__ = ["cross_entropy", "cross_entropy_grad", "log_softmax", "log_softmax_grad", "softmax", "softmax_grad"]
 
 
+@in_float32
 def softmax(x: np.ndarray, axis: int) -> np.ndarray:
     """exp(x) / sum(exp(x)) along axis; the maximum is taken off first, so that nothing overflows."""
     if not x.size:
@@ -18,6 +21,13 @@ def softmax(x: np.ndarray, axis: int) -> np.ndarray:
     return y
 
 
+@in_float32
+def softmax_grad(g: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+    """y (g - sum(g y)) along axis: the gradient of softmax, whose result was y."""
+    return y * (g - _sum(g * y, axis))
+
+
+@in_float32
 def log_softmax(x: np.ndarray, axis: int) -> np.ndarray:
     """x - log(sum(exp(x))) along axis."""
     if not x.size:
@@ -25,6 +35,16 @@ def log_softmax(x: np.ndarray, axis: int) -> np.ndarray:
     y = x - x.max(axis, keepdims=True)
     y -= np.log(np.exp(y).sum(axis, keepdims=True))
     return y
+
+
+@in_float32
+def log_softmax_grad(g: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+    """g - exp(y) sum(g) along axis: the gradient of log_softmax, whose result was y."""
+    return g - np.exp(y) * _sum(g, axis)
+
+
+def _sum(x: np.ndarray, axis: int) -> np.ndarray:
+    return x.sum(axis, keepdims=True) if x.ndim else x
 
 
 @lru_cache(64)

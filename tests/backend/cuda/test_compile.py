@@ -47,7 +47,8 @@ INSTANCES = {
     "rows": [
         f"{name}<{t}, {extra}{team}, {items}>"
         for name, extra in (
-            ("softmax", "true, "), ("softmax", "false, "), ("cross_entropy", ""), ("cross_entropy_grad", ""),
+            ("softmax", "true, "), ("softmax", "false, "), ("softmax_grad", "true, "),
+            ("softmax_grad", "false, "), ("cross_entropy", ""), ("cross_entropy_grad", ""),
             ("layer_norm", "float, "), ("layer_norm_grad", "float, "),
         )
         for t in TYPES
