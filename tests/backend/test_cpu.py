@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from dtrain.backend import backend_of, cpu, reference
+from dtrain.backend.cpu import onednn
 from dtrain.backend.halves import bfloat16
 from dtrain.backend.reference.layout import channels_first
 
@@ -76,17 +77,24 @@ def near(ours: Any, wanted: Any) -> None:
     np.testing.assert_allclose(a, b, rtol=digits, atol=digits * np.abs(b).max(initial=1e-30))
 
 
+@pytest.fixture(params=["of bfloat16", "by way of float32"])
+def fast(request, monkeypatch):
+    """Whether the processor counts as one that is faster in bfloat16."""
+    monkeypatch.setattr(onednn, "is_bfloat16_fast", lambda: request.param == "of bfloat16")
+    return request.param == "of bfloat16"
+
+
 @needs_onednn
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
-def test_convolutions_in_bfloat16(problem):
+def test_convolutions_in_bfloat16(problem, fast):
     near(results(cpu, problem, bfloat16), results(reference, problem, bfloat16))
 
 
 @needs_onednn
 @pytest.mark.parametrize(("i", "k", "j"), [(5, 7, 3), (1, 64, 1), (33, 1, 17), (128, 100, 96)])
 @pytest.mark.parametrize("lead", [(), (3,), (2, 4)])
-def test_products_in_bfloat16(i, k, j, lead):
-    """Of arrays that lie in rows, in columns, and with gaps; with a bias."""
+def test_products_in_bfloat16(i, k, j, lead, fast):
+    """Of arrays that lie in rows, in columns, and with gaps; with a bias. Those in float32 are rounded once."""
     rng = np.random.default_rng(0)
     x, y = (rng.standard_normal((*lead, *s)).astype(bfloat16) for s in ((i, k), (k, j)))
     turned = [np.ascontiguousarray(a.swapaxes(-1, -2)).swapaxes(-1, -2) for a in (x, y)]
@@ -99,6 +107,9 @@ def test_products_in_bfloat16(i, k, j, lead):
         bias = rng.standard_normal(j).astype(bfloat16)
         near(cpu.linear(x, y.T, bias), reference.linear(x, y.T, bias))
         near(cpu.linear(x, y.T, None), wanted)
+    if not fast:
+        wide = cpu.matmul(x.astype(np.float32), y.astype(np.float32))
+        assert cpu.matmul(x, y).tobytes() == wide.astype(bfloat16).tobytes()
 
 
 @needs_onednn

@@ -16,6 +16,7 @@ from dtrain.backend.cpu.onednn import (
     Primitive,
     address,
     any_layout,
+    by_float32,
     context,
     moved,
     new,
@@ -118,6 +119,7 @@ def _found(kernel: str, a: np.ndarray, b: np.ndarray, bias: np.ndarray | None, *
     return found and (c, found)
 
 
+@by_float32
 def convolution(
     x: np.ndarray,
     weight: np.ndarray,
@@ -140,6 +142,7 @@ def convolution(
     return reference.convolution(x, weight, bias, *steps)
 
 
+@by_float32
 def convolution_data_grad(
     g: np.ndarray,
     weight: np.ndarray,
@@ -162,6 +165,7 @@ def convolution_data_grad(
     return reference.convolution_data_grad(g, weight, size, stride, padding, dilation, groups)
 
 
+@by_float32
 def convolution_weight_grad(
     g: np.ndarray,
     x: np.ndarray,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.backend.cpu.onednn import Arg, Context, Primitive, address, context, laid_out, new, usable
+from dtrain.backend.cpu.onednn import Arg, Context, Primitive, address, by_float32, context, laid_out, new, usable
 from dtrain.backend.reference import product as reference
 
 __all__ = ["dot", "linear", "matmul"]
@@ -56,6 +56,7 @@ def _large(x: np.ndarray, columns: int) -> bool:
     return x.size * columns >= SMALL or x.itemsize == 2
 
 
+@by_float32
 def matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The product of matrices (..., I, K) and (..., K, J), or of vectors, in x's dtype."""
     if _large(x, y.shape[-1]) and 2 <= x.ndim == y.ndim <= 5 and x.shape[:-2] == y.shape[:-2]:
@@ -65,6 +66,7 @@ def matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return reference.matmul(x, y)
 
 
+@by_float32
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """x @ weight.T + bias.  x: (N, I), weight: (O, I), bias: (O,) -> (N, O), in x's dtype"""
     made = _product(x, weight.T, bias, (len(x), len(weight))) if _large(x, len(weight)) else None
