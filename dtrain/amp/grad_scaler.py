@@ -45,12 +45,8 @@ class GradScaler:
                 f"GradScaler: growth_factor must be above 1 and backoff_factor below, got {growth_factor} and "
                 f"{backoff_factor}"
             )
-        self._growth, self._backoff, self._interval, self._enabled = (
-            growth_factor,
-            backoff_factor,
-            growth_interval,
-            enabled,
-        )
+        self._growth, self._backoff, self._interval = growth_factor, backoff_factor, growth_interval
+        self._enabled = enabled
         self._set(init_scale, 0)
         self._finite: dict[int, Array] = {}  # of the optimizers whose gradients have been unscaled: one truth each
         self._stepped: set[int] = set()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.backend.cuda.loader import CTYPES, kernel, pointer
+from dtrain.backend.cuda.loader import CTYPES, kernel, pointer, word
 from dtrain.backend.cuda.product import matmul
 from dtrain.backend.cuda.rows import softmax, softmax_grad
 from dtrain.backend.halves import HALVES, halved, widened
@@ -119,7 +119,7 @@ def _tiled(
     y = _like(q)
     log_sums = cupy.empty((n * heads, queries), np.float32)
     parts, is_more = 2 if columns <= 64 and queries > _ROWS else 1, bias is not None or kept is not None
-    name = f"attention<{CTYPES[query.dtype]}, {columns}, {parts}, {_word(is_more)}>"
+    name = f"attention<{CTYPES[query.dtype]}, {columns}, {parts}, {word(is_more)}>"
     args = *_rows(q), *_rows(k), *_rows(v), *_rows(y), log_sums, *map(np.int32, (heads, queries, keys, causal))
     _start(name, n * heads, queries, parts * _ROWS, (*args, np.float32(scale), *_more(bias, kept, kept_scale)))
     return y.reshape(query.shape), log_sums
@@ -156,13 +156,9 @@ def _tiled_grad(
         owned, other = (keys, queries) if of_keys else (queries, keys)
         args = [part for x in (*own, *others, *made) for part in _rows(x)]
         numbers = *map(np.int32, (heads, owned, other, causal)), np.float32(scale)
-        name = f"attention_grad<{T}, {columns}, {_word(of_keys)}, {_word(is_more)}>"
+        name = f"attention_grad<{T}, {columns}, {word(of_keys)}, {word(is_more)}>"
         _start(name, n * heads, owned, _ROWS, (*args, log_sums, along, *numbers, *more))
     return gq.reshape(query.shape), gk.reshape(key.shape), gv.reshape(value.shape)
-
-
-def _word(truth: bool) -> str:
-    return "true" if truth else "false"
 
 
 def _start(name: str, heads: int, rows: int, size: int, args: tuple[Any, ...]) -> None:

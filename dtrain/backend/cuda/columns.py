@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.backend.cuda.loader import CTYPES, kernel, pointer, wide
+from dtrain.backend.cuda.loader import CTYPES, kernel, pointer, wide, word
 from dtrain.backend.reference.layout import channel_rows, channels_last
 
 __all__ = [
@@ -41,7 +41,7 @@ class _Cut:
         chunks = max(1, min(_BLOCKS // self.columns_of_blocks, -(-rows // _LEAST_ROWS)))
         self.chunk = max(1, -(-rows // chunks))
         self.chunks = max(1, -(-rows // self.chunk))
-        self.flag = "true" if self.whole else "false"
+        self.flag = word(self.whole)
         self.sizes = np.int64(rows), np.int64(columns)
 
     def run(self, function: str, args: tuple[Any, ...]) -> None:

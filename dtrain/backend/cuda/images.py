@@ -16,7 +16,7 @@ import numpy as np
 from dtrain.backend import reference
 from dtrain.backend.cuda.columns import summed
 from dtrain.backend.cuda.host import on_host
-from dtrain.backend.cuda.loader import CTYPES, blocks, kernel, wide
+from dtrain.backend.cuda.loader import CTYPES, blocks, kernel, wide, word
 from dtrain.backend.cuda.product import matmul
 from dtrain.backend.reference.layout import Sizes, channels_first, channels_last
 
@@ -75,7 +75,7 @@ def _run(function: str, extra: str, channels: int, result: Any, arrays: tuple[An
     pack = 16 // first.itemsize
     whole = channels % pack == 0 and not any(a.data.ptr % 16 for a in arrays)
     size = pack if whole else 1
-    run = kernel("images", f"{function}<{CTYPES[result.dtype]}, {extra}{'true' if whole else 'false'}>")
+    run = kernel("images", f"{function}<{CTYPES[result.dtype]}, {extra}{word(whole)}>")
     ints = tuple(np.int32(channels // size if i is RUNS else i) for i in ints)
     if result.size:
         run(blocks(result.size // size, _THREADS), (_THREADS,), (*arrays, *ints))
@@ -211,7 +211,7 @@ def _depthwise_weight_grad(g: Any, x: Any, windows: _Windows) -> Any:
     chunks = max(1, -(-rows // chunk))
     parts = cupy.zeros((chunks, windows.places, channels), wide(x.dtype))
     if rows:
-        run = kernel("images", f"depthwise_weight_parts<{CTYPES[x.dtype]}, {'true' if whole else 'false'}>")
+        run = kernel("images", f"depthwise_weight_parts<{CTYPES[x.dtype]}, {word(whole)}>")
         ints = map(np.int32, (n, runs, chunk, *windows.args))
         run((-(-runs // across), chunks, windows.places), (across, _THREADS // across), (g, x, parts, *ints))
     return summed(parts.reshape(1, chunks, -1))[0].reshape(windows.places, channels)

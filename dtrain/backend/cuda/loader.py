@@ -11,7 +11,7 @@ import numpy as np
 
 from dtrain.backend.halves import bfloat16
 
-__all__ = ["CTYPES", "OPTIONS", "blocks", "compiled", "kernel", "pointer", "source", "wide"]
+__all__ = ["CTYPES", "OPTIONS", "blocks", "compiled", "kernel", "pointer", "source", "wide", "word"]
 
 HERE = Path(__file__).parent
 
@@ -58,6 +58,11 @@ def compiled(text: str, function: str, options: tuple[str, ...] = ()) -> Callabl
     module = cupy.RawModule(code=_whole(text), options=OPTIONS + options, name_expressions=[function])
     started: Callable[..., None] = module.get_function(function)
     return started
+
+
+def word(truth: bool) -> str:
+    """A truth in CUDA C++."""
+    return "true" if truth else "false"
 
 
 def wide(dtype: Any) -> Any:

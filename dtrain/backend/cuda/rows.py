@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.backend.cuda.columns import parameters, sums_of
-from dtrain.backend.cuda.loader import CTYPES, kernel, pointer, wide
+from dtrain.backend.cuda.loader import CTYPES, kernel, pointer, wide, word
 
 __all__ = [
     "cross_entropy",
@@ -44,7 +44,7 @@ def _run(function: str, rows: int, columns: int, args: tuple[Any, ...]) -> None:
         threads, grid = min(1024, -(-packs // _HELD // 32) * 32), rows
         items = -(-packs // threads)
     items = next(n for n in (1, 2, 4, 8, math.inf) if items <= n)
-    row = f"{'true' if packs <= 32 * _HELD else 'false'}, {items if whole and items <= 2 * _HELD else 0}"
+    row = f"{word(packs <= 32 * _HELD)}, {items if whole and items <= 2 * _HELD else 0}"
     kernel("rows", function.replace("ROW", row))((int(grid),), (threads,), args)
 
 
