@@ -184,6 +184,46 @@ def test_recurrent_layers(kind, gates, states, reverse, sizes):
         assert primitive == (len(set(sizes)) == 1)
 
 
+#: (N, C, size, kernel, stride, padding, dilation)
+POOLS = [
+    (2, 32, (14, 14), (2, 2), (2, 2), (0, 0), (1, 1)),
+    (3, 5, (31, 30), (3, 2), (2, 3), (1, 0), (1, 1)),
+    (4, 5, (31, 31), (3, 3), (2, 2), (1, 1), (2, 2)),
+    (2, 40, (101,), (5,), (2,), (2,), (1,)),
+    (2, 7, (9, 10, 11), (2, 3, 2), (2, 1, 1), (1, 1, 0), (1, 1, 1)),
+]
+
+
+@needs_onednn
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("odd", [None, np.nan, -np.inf, np.inf])
+@pytest.mark.parametrize("problem", POOLS, ids=str)
+def test_the_first_maximum_wins_and_the_last_nan(problem, odd, last):
+    """Of many equal elements, for windows that overlap, leave some out, and reach over the edge."""
+    n, c, size, *steps = problem
+    kernel, stride, padding, dilation = steps
+    whole = outs(size, kernel, stride, padding, dilation)
+    out = tuple(o + (o * s - p < i) for o, s, p, i in zip(whole, stride, padding, size, strict=True))
+    rng = np.random.default_rng(0)
+    x, g = (rng.integers(-3, 3, (n, *s, c)).astype(np.float32) for s in (size, out))
+    if odd is not None:
+        x[rng.random(x.shape) < 0.5] = odd
+    x, g = (channels_first(a) if last else np.ascontiguousarray(channels_first(a)) for a in (x, g))
+    found = []
+    for kernels in (cpu, reference):
+        y, kept = kernels.max_pool(x, out, *steps)
+        found.append((y, kernels.max_pool_grad(g, kept, size, *steps)))
+    for ours, wanted in zip(*found, strict=True):
+        np.testing.assert_array_equal(ours, wanted)
+
+
+@needs_onednn
+def test_small_images_under_large_weights_are_the_references_by_bytes():
+    problem = (64, 340, 350, (2, 2), (3, 3), (1, 1), (1, 1), (1, 1), 1)
+    for ours, wanted in zip(results(cpu, problem, np.float32), results(reference, problem, np.float32), strict=True):
+        assert ours.tobytes() == wanted.tobytes()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, bfloat16])
 def test_relu_of_what_is_no_number(dtype):
     x = np.tile(np.array([np.nan, -np.nan, -np.inf, np.inf, -0.0, -1.5, 2.0]).astype(dtype), 1000)

@@ -14,6 +14,7 @@ from dtrain.backend.cpu.conv import convolution, convolution_data_grad, convolut
 from dtrain.backend.cpu.elementwise import gelu, gelu_grad, relu_grad  # noqa: F401
 from dtrain.backend.cpu.norm import batch_norm, batch_norm_grad, layer_norm, layer_norm_grad  # noqa: F401
 from dtrain.backend.cpu.onednn import library, version
+from dtrain.backend.cpu.pooling import max_pool, max_pool_grad  # noqa: F401
 from dtrain.backend.cpu.product import linear, matmul  # noqa: F401
 from dtrain.backend.cpu.recurrent import gru, gru_grad, lstm, lstm_grad, rnn, rnn_grad  # noqa: F401
 

@@ -92,6 +92,10 @@ _FUNCTIONS: dict[str, list[Any]] = {
     "convolution_backward_data_primitive_desc_create":
         [_POINTER, _POINTER, _INT, *_CONVOLUTION[1:], _POINTER, _POINTER],
     "convolution_backward_weights_primitive_desc_create": [_POINTER, _POINTER, _INT, *_CONVOLUTION, _POINTER, _POINTER],
+    "pooling_forward_primitive_desc_create":
+        [_POINTER, _POINTER, _INT, _INT, *[_POINTER] * 2, *[_SIZES] * 5, _POINTER],
+    "pooling_backward_primitive_desc_create":
+        [_POINTER, _POINTER, _INT, *[_POINTER] * 2, *[_SIZES] * 5, _POINTER, _POINTER],
     "lstm_forward_primitive_desc_create":
         [_POINTER, _POINTER, _INT, _INT, *[_POINTER] * 11, ctypes.c_uint, _POINTER],
     "lstm_backward_primitive_desc_create":
