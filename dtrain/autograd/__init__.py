@@ -10,7 +10,7 @@ from dtrain.autograd.function import Function
 from dtrain.autograd.graph import backward, grad
 from dtrain.autograd.mode import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from dtrain.autograd.nested import map_tensors
-from dtrain.autograd.op import Joint, op
+from dtrain.autograd.op import Into, Joint, op
 from dtrain.autograd.recorded import Recorded
 from dtrain.autograd.tensor import Tensor, device
 from dtrain.autograd.under_way import backward_root, on_backward_end
@@ -18,6 +18,7 @@ from dtrain.autograd.writes import mark_written
 
 __all__ = [
     "Function",
+    "Into",
     "Joint",
     "Recorded",
     "Tensor",

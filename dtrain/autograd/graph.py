@@ -23,7 +23,7 @@ from dtrain.backend.halves import halved, widened
 if TYPE_CHECKING:
     from dtrain.autograd.tensor import Tensor
 
-__all__ = ["PASSING", "Joint", "Node", "Pieces", "backward", "grad", "walk"]
+__all__ = ["PASSING", "Into", "Joint", "Node", "Pieces", "backward", "grad", "walk"]
 
 
 class Joint:
@@ -38,6 +38,18 @@ class Joint:
 
     def __init__(self, function: Callable[[Any, Sequence[bool]], Sequence[Array | None]]) -> None:
         self.function = function
+
+
+class Into:
+    """A pullback that can write a gradient to where it will be kept: `function(g, out)`, out an array or None."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[[Any, Array | None], Array]) -> None:
+        self.function = function
+
+    def __call__(self, g: Any) -> Array:
+        return self.function(g, None)
 
 
 class Pieces(list[Any]):
@@ -83,6 +95,11 @@ class Node:
         node = cls("leaf", (), ())
         node.leaf = weakref.ref(tensor)
         return node
+
+    def room(self) -> Array | None:
+        """Where a leaf would keep the gradient that is now to come, if that is all of it and goes there as it is."""
+        leaf = None if self.leaf is None else self.leaf()
+        return None if leaf is None or self.pending > 1 or self.grad is not None or self.hooks else leaf.room()
 
 
 #: The `call` of a node whose pullbacks only pass gradients on: they take recorded ones as they are.
@@ -335,7 +352,12 @@ def _propagate(
                     continue
             elif between is not None and id(parent) not in between:
                 continue
-            gradient = pullbacks[i](g) if gradients is None else gradients[i]
+            if gradients is not None:
+                gradient = gradients[i]
+            elif pullbacks[i].__class__ is Into and accumulate and not found:
+                gradient = pullbacks[i].function(g, parent.room())
+            else:
+                gradient = pullbacks[i](g)
             if parent.__class__ is not Node:
                 before = found[id(parent)]
                 found[id(parent)] = gradient if before is None else before + gradient

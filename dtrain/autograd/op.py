@@ -9,7 +9,8 @@
 The function sees raw arrays. It returns `(value, pullbacks)`, where pullbacks is
 
 - one function g -> gradient, for an op of one array;
-- a tuple of them, one for each of the first positional arguments;
+- a tuple of them, one for each of the first positional arguments; an `Into` where the gradient can be written to an
+  array that is given;
 - a `Joint`, where one kernel yields several gradients;
 - None, where nothing is differentiable.
 
@@ -43,14 +44,14 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd.graph import Joint, Node, Pieces
+from dtrain.autograd.graph import Into, Joint, Node, Pieces
 from dtrain.autograd.memory import explain
 from dtrain.autograd.mode import mode
 from dtrain.autograd.tensor import Tensor
 from dtrain.backend import device_of, on_gpu, to_device
 from dtrain.backend.halves import HALVES, converted, halved, is_float, widened
 
-__all__ = ["PIECE", "Call", "Joint", "Rule", "cast", "op", "record", "to_lower"]
+__all__ = ["PIECE", "Call", "Into", "Joint", "Rule", "cast", "op", "record", "to_lower"]
 
 
 class Call:

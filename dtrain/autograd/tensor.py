@@ -109,10 +109,17 @@ class Tensor:
             self.grad.array += g
         elif self._flat is not None:
             view = self._flat.grad
-            view.array[...] = g
+            if g is not view.array:
+                view.array[...] = g
             self.grad = view
         else:
             self.grad = Tensor(xp_of(self.array).array(g, dtype=self.array.dtype))
+
+    def room(self) -> Array | None:
+        """The array that `receive` would only copy a gradient to; None if there is none."""
+        if self._sink is not None or self.grad is not None or self._flat is None or self.array.itemsize == 2:
+            return None
+        return self._flat.grad.array
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Any:
         """Call `hook(grad)` when this tensor's gradient is final; what it returns replaces it.

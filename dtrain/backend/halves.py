@@ -44,12 +44,15 @@ def converted(x: Any, dtype: Any) -> Any:
 
 
 def in_float32(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """`@in_float32 def kernel(x, ...)`: arrays of two-byte floats are computed with in float32. -> x's dtype"""
+    """`@in_float32 def kernel(x, ...)`: arrays of two-byte floats are computed with in float32. -> x's dtype
+
+    An array that the result may be written to (`out=`) is not used for these.
+    """
 
     @wraps(kernel)
-    def call(x: Any, *args: Any) -> Any:
+    def call(x: Any, *args: Any, **out: Any) -> Any:
         if x.itemsize != 2 or x.dtype not in HALVES:
-            return kernel(x, *args)
+            return kernel(x, *args, **out)
         return halved(kernel(widened(x), *map(widened, args)), x.dtype)
 
     return call

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from dtrain.autograd import op
+from dtrain.autograd import Into, op
 from dtrain.backend import backend_of
 from dtrain.ops.dtypes import lowered, plain, same_dtype
 from dtrain.ops.geometry import Sizes, batched, numbers, unbatched
@@ -40,7 +40,7 @@ def _convolution(x: Any, weight: Any, bias: Any, shape: _Shape) -> Any:
     a = plain(x)
     return backend_of(a).convolution(a, plain(weight), plain(bias), shape.out, *shape.steps), (
         lambda g: _to_data.raw(g, weight, shape),
-        lambda g: _to_weight.raw(g, x, shape),
+        Into(lambda g, out: _to_weight.raw(g, x, shape, out)),
         lambda g: _channel_sums(g),
     )
 
@@ -56,10 +56,10 @@ def _to_data(g: Any, weight: Any, shape: _Shape) -> Any:
 
 
 @op(halves=True)
-def _to_weight(g: Any, x: Any, shape: _Shape) -> Any:
+def _to_weight(g: Any, x: Any, shape: _Shape, out: Any = None) -> Any:
     """(N, O, *out), (N, I, *size) -> (O, I / groups, *kernel): what `_convolution` sends back to its weight."""
     a = plain(g)
-    return backend_of(a).convolution_weight_grad(a, plain(x), shape.kernel, *shape.steps), (
+    return backend_of(a).convolution_weight_grad(a, plain(x), shape.kernel, *shape.steps, out=out), (
         lambda h: _convolution.raw(x, h, None, shape),
         lambda h: _to_data.raw(g, h, shape),
     )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
-from dtrain.autograd import Joint, op
+from dtrain.autograd import Into, op
 from dtrain.backend import Array, backend_of, xp_of
 from dtrain.ops.dtypes import plain, same_dtype, unbroadcast
 
@@ -73,15 +72,14 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:  # noqa: A002
     kernels = backend_of(rows)
     y = kernels.linear(rows, w, bias)
 
-    def pullback(g: Array, needs: Sequence[bool]) -> list[Array | None]:
-        g = g.reshape(n, w.shape[0]) if g.ndim != 2 else g
-        return [
-            kernels.matmul(g, w).reshape(x.shape) if needs[0] else None,
-            kernels.matmul(g.T, rows) if needs[1] else None,
-            kernels.column_sums(g) if len(needs) > 2 and needs[2] else None,
-        ]
+    def flat(g: Array) -> Array:
+        return g.reshape(n, w.shape[0]) if g.ndim != 2 else g
 
-    return (y.reshape(*x.shape[:-1], w.shape[0]) if x.ndim != 2 else y), Joint(pullback)
+    return (y.reshape(*x.shape[:-1], w.shape[0]) if x.ndim != 2 else y), (
+        lambda g: kernels.matmul(flat(g), w).reshape(x.shape),
+        Into(lambda g, out: kernels.matmul(flat(g).T, rows, out=out)),
+        lambda g: kernels.column_sums(flat(g)),
+    )
 
 
 @linear.formula

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dtrain.backend import backend_of, cpu, reference
-from dtrain.backend.cpu import onednn
+from dtrain.backend.cpu import processor
 from dtrain.backend.halves import bfloat16
 from dtrain.backend.reference.layout import channels_first
 
@@ -80,7 +80,7 @@ def near(ours: Any, wanted: Any) -> None:
 @pytest.fixture(params=["of bfloat16", "by way of float32"])
 def fast(request, monkeypatch):
     """Whether the processor counts as one that is faster in bfloat16."""
-    monkeypatch.setattr(onednn, "is_bfloat16_fast", lambda: request.param == "of bfloat16")
+    monkeypatch.setattr(processor, "is_bfloat16_fast", lambda: request.param == "of bfloat16")
     return request.param == "of bfloat16"
 
 

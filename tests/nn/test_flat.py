@@ -9,6 +9,8 @@ import pytest
 
 import dtrain
 from dtrain import nn, optim
+from dtrain.autograd import Tensor
+from dtrain.backend import cpu
 from dtrain.nn.flat import flatten
 
 
@@ -140,3 +142,52 @@ def test_optimizers_follow_parameters_that_moved():
 
     for a, b in zip(train(False), train(True), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def _once(net, x):
+    net(x).sum().backward()
+
+
+def _twice_in_the_graph(net, x):
+    (net(x) + net(x * 2)).sum().backward()
+
+
+def _twice(net, x):
+    net(x).sum().backward()
+    net(x * 2).sum().backward()
+
+
+def _with_a_hook(net, x):
+    for p in net.parameters():
+        p.register_hook(lambda g: g * 3)
+    net(x).sum().backward()
+
+
+def _without_keeping(net, x):
+    dtrain.autograd.grad(net(x).sum(), list(net.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("walk", "direct"), [(_once, 3), (_twice_in_the_graph, 0), (_twice, 3), (_with_a_hook, 0), (_without_keeping, 0)]
+)
+def test_gradients_of_weights_are_written_where_they_are_kept(walk, direct, monkeypatch):
+    """Straight into flat memory, where they are all of the gradient; with the bytes of other ways."""
+    dtrain.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 90), nn.Linear(90, 70))
+    nets = [net, copy.deepcopy(net)]
+    flatten(nets[1].parameters())
+    taken = []
+    receive = Tensor.receive
+    monkeypatch.setattr(
+        Tensor, "receive", lambda t, g: (taken.append(t._flat is not None and g is t._flat.grad.array), receive(t, g))
+    )
+    x = Tensor(np.random.default_rng(0).standard_normal((100, 2, 6, 6)).astype(np.float32))
+    for net in nets:
+        walk(net, x)
+    assert sum(taken) == (direct if cpu.available() else direct and 2)
+    for p, q in zip(*(net.parameters() for net in nets), strict=True):
+        assert (p.grad is None) == (q.grad is None) == (walk is _without_keeping)
+        if p.grad is not None:
+            assert p.grad.array.tobytes() == q.grad.array.tobytes() and np.shares_memory(
+                q.grad.array, q._flat.flat.grad
+            )

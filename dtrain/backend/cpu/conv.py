@@ -17,7 +17,6 @@ from dtrain.backend.cpu.onednn import (
     Primitive,
     address,
     any_layout,
-    by_float32,
     context,
     moved,
     new,
@@ -25,6 +24,7 @@ from dtrain.backend.cpu.onednn import (
     sizes,
     strided,
 )  # fmt: skip
+from dtrain.backend.cpu.processor import by_float32
 from dtrain.backend.halves import bfloat16
 from dtrain.backend.reference import conv as reference
 from dtrain.backend.reference.layout import Sizes, channels_first, channels_last, needed
@@ -183,13 +183,17 @@ def convolution_weight_grad(
     padding: Sizes,
     dilation: Sizes,
     groups: int,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The gradient of `convolution` in weight. g: (N, O, *out), x: (N, I, *size) -> (O, I / groups, *kernel)"""
+    """The gradient of `convolution` in weight. g: (N, O, *out), x: (N, I, *size) -> (O, I / groups, *kernel)
+
+    out: an array that it may be written to, and then is.
+    """
     shape = (g.shape[1], x.shape[1] // groups, *kernel)
     problem = (x.shape, shape, g.shape[2:], False, stride, padding, dilation, groups)
     if found := _found("weight", g, x, None, *problem):
         gl, xl = channels_last(g), channels_last(x)
-        gw = np.empty(shape, g.dtype)
+        gw = np.empty(shape, g.dtype) if out is None else out
         found[1](found[0], address(gl), address(gw), address(xl))
         return gw
     return reference.convolution_weight_grad(g, x, kernel, stride, padding, dilation, groups)

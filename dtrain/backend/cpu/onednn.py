@@ -13,22 +13,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from functools import cache, wraps
+from functools import cache
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dtrain.backend.halves import bfloat16, in_float32
+from dtrain.backend.halves import bfloat16
 
 __all__ = [
     "BACKWARD", "FORWARD", "Arg", "Context", "Descriptor", "Primitive", "Unsupported", "address", "any_layout",
-    "by_float32", "context", "is_bfloat16_fast", "laid_out", "library", "moved", "new", "query", "sizes", "strided",
-    "usable", "version",
+    "context", "laid_out", "library", "moved", "new", "query", "sizes", "strided", "usable", "version",
 ]  # fmt: skip
 
 PRIMITIVES = 512  # that a thread keeps
@@ -175,32 +174,6 @@ def version() -> str | None:
     return ".".join(map(str, lib.version)) if lib else None
 
 
-@cache
-def is_bfloat16_fast() -> bool:
-    """Whether this processor multiplies matrices of bfloat16 faster than those of float32.
-
-    With AMX, and AMD's with AVX512_BF16 do. Intel's with AVX512_BF16 alone do not (a Xeon, 1024 x 1024: 82 GFLOP/s, and
-    144 in float32), nor do those where oneDNN has to convert.
-    """
-    try:
-        text = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
-    except OSError:
-        return False
-    return "amx_bf16" in text or ("AuthenticAMD" in text and "avx512_bf16" in text)
-
-
-def by_float32(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """`@by_float32 def kernel(x, ...)`: arrays of bfloat16 go through float32 where that is faster."""
-    wide = in_float32(kernel)
-
-    @wraps(kernel)
-    def call(x: Any, *args: Any) -> Any:
-        is_slow = x.itemsize == 2 and x.dtype == bfloat16 and not is_bfloat16_fast()
-        return (wide if is_slow else kernel)(x, *args)
-
-    return call
-
-
 # -- primitives ----------------------------------------------------------------------------------------
 
 
@@ -262,14 +235,25 @@ def any_layout(shape: Sequence[int], dtype: np.dtype) -> Descriptor:
     return Descriptor(new(create, len(shape), sizes(shape), _DTYPES[dtype], _ANY))
 
 
+# In CPython the fields of an array (NumPy's PyArrayObject) lie behind the head of all objects, and that is the first.
+_HEAD = object.__basicsize__ if sys.implementation.name == "cpython" else 0
+
+
 def address(x: np.ndarray) -> int:
     """Where the array begins in memory."""
-    return x.__array_interface__["data"][0]
+    # Six times as fast as asking the array.
+    return ctypes.c_size_t.from_address(id(x) + _HEAD).value if _HEAD else x.__array_interface__["data"][0]
 
 
 def usable(*arrays: np.ndarray) -> bool:
     """Whether the arrays are of one dtype that primitives are made for."""
-    return arrays[0].dtype in _DTYPES and all(a.dtype == arrays[0].dtype for a in arrays)
+    dtype = arrays[0].dtype
+    if dtype not in _DTYPES:
+        return False
+    for a in arrays:  # noqa: SIM110  (faster than all)
+        if a.dtype != dtype:
+            return False
+    return True
 
 
 class Primitive:
@@ -299,13 +283,16 @@ class Primitive:
         places = [*(place for place, _ in arguments), Arg.SCRATCHPAD]
         self._arguments = (_Argument * len(places))(*map(_Argument, places, self._memories))
         self._stream = context.stream
+        self._addresses: tuple[int | None, ...] = (None,) * len(places)
 
     def __call__(self, *addresses: int) -> None:
         """The last address is that of `scratchpad` bytes for the primitive itself."""
         lib = self._lib
-        for memory, address in zip(self._memories, addresses, strict=True):
-            lib.memory_set_data_handle(memory, address)
-        lib.primitive_execute(self._primitive, self._stream, len(self._arguments), self._arguments)
+        for memory, address, before in zip(self._memories, addresses, self._addresses, strict=True):
+            if address != before:
+                lib.memory_set_data_handle(memory, address)
+        self._addresses = addresses
+        lib.primitive_execute(self._primitive, self._stream, len(addresses), self._arguments)
 
     def __del__(self) -> None:
         for memory in self._memories:
@@ -340,7 +327,7 @@ class Context:
         self.lib.primitive_attr_set_fpmath_mode(self.attributes, 0)  # float32 stays float32
         self.lib.primitive_attr_set_scratchpad_mode(self.attributes, 1)  # memory is what `scratch` gives
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
-        self._scratch = np.empty(0, np.uint8)
+        self._scratch, self._start, self._room = np.empty(0, np.uint8), 0, 0
         threads = os.environ.get("OMP_NUM_THREADS", "")
         if threading.current_thread() is not threading.main_thread() and threads.isdecimal():
             # OpenMP's number of threads belongs to the thread that sets it; a run has one for all.
@@ -364,12 +351,15 @@ class Context:
 
     def scratch(self, *lengths: int) -> list[int]:
         """Addresses of pieces of memory of so many bytes, until the next call."""
-        steps = [n + -n % 64 for n in lengths]
-        if sum(steps) + 64 > self._scratch.size:
-            self._scratch = np.empty(sum(steps) + 64, np.uint8)
-        address = self._scratch.ctypes.data
-        address += -address % 64
-        return [address + sum(steps[:i]) for i in range(len(steps))]
+        found, room = [], 0
+        for n in lengths:
+            found.append(room)
+            room += n + -n % 64
+        if room > self._room:
+            self._scratch, self._room = np.empty(room + 64, np.uint8), room
+            self._start = address(self._scratch)
+            self._start += -self._start % 64
+        return [self._start + n for n in found]
 
 
 class _Local(threading.local):

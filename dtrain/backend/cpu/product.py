@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.backend.cpu.onednn import Arg, Context, Primitive, address, by_float32, context, laid_out, new, usable
+from dtrain.backend.cpu.onednn import Arg, Context, Primitive, address, context, laid_out, new, usable
+from dtrain.backend.cpu.processor import by_float32
 from dtrain.backend.reference import product as reference
 
 __all__ = ["dot", "linear", "matmul"]
@@ -15,10 +16,12 @@ SMALL = 1 << 19  # multiplications: NumPy is as fast with fewer of float32
 
 
 class _Product:
-    """A primitive for matrices of these shapes, strides and dtypes."""
+    """A primitive for matrices of these shapes and strides."""
 
-    def __init__(self, context: Context, *arrays: Any) -> None:
-        x, y, out, *biases = (laid_out(*a) for a in arrays)
+    def __init__(self, context: Context, dtype: np.dtype, biased: bool, *matrices: Any) -> None:
+        x, y, out = (laid_out(shape, strides, dtype) for shape, strides in zip(*[iter(matrices)] * 2, strict=True))
+        row = (1, matrices[-2][-1])
+        biases = [laid_out(row, (row[1] * dtype.itemsize, dtype.itemsize), dtype)] if biased else []
         bias = biases[0].pointer if biases else None
         pd = new(
             context.lib.matmul_primitive_desc_create,
@@ -43,12 +46,16 @@ def _product(
         return None
     out = np.empty(shape, x.dtype) if out is None else out
     x, y = _ready(x), _ready(y)
-    arrays = [x, y, out] if bias is None else [x, y, out, np.ascontiguousarray(bias).reshape(1, -1)]
     c = context()
-    found = c.kept(_Product, *((a.shape, a.strides, a.dtype) for a in arrays))
+    found = c.kept(_Product, x.dtype, bias is not None, x.shape, x.strides, y.shape, y.strides, out.shape, out.strides)
     if not found:
         return None
-    found.primitive(*map(address, arrays), *c.scratch(found.primitive.scratchpad))
+    primitive = found.primitive
+    if bias is None:
+        primitive(address(x), address(y), address(out), *c.scratch(primitive.scratchpad))
+    else:
+        bias = np.ascontiguousarray(bias)
+        primitive(address(x), address(y), address(out), address(bias), *c.scratch(primitive.scratchpad))
     return out
 
 
@@ -57,13 +64,13 @@ def _large(x: np.ndarray, columns: int) -> bool:
 
 
 @by_float32
-def matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The product of matrices (..., I, K) and (..., K, J), or of vectors, in x's dtype."""
+def matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """The product of matrices (..., I, K) and (..., K, J), or of vectors, in x's dtype; out: see the reference."""
     if _large(x, y.shape[-1]) and 2 <= x.ndim == y.ndim <= 5 and x.shape[:-2] == y.shape[:-2]:
-        made = _product(x, y, None, (*x.shape[:-1], y.shape[-1]))
+        made = _product(x, y, None, (*x.shape[:-1], y.shape[-1]), out)
         if made is not None:
             return made
-    return reference.matmul(x, y)
+    return reference.matmul(x, y, out)
 
 
 @by_float32

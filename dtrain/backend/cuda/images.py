@@ -139,7 +139,7 @@ def convolution(
         for part in _images_at_a_time(n, prod(out) * groups * matrix.shape[2]):
             patches = _patches(xl[part], windows, out, groups)
             rows = y[part].reshape(patches.shape[1], groups, o // groups)
-            matmul(patches, matrix.swapaxes(1, 2), bias if groups == 1 else None, out=rows.transpose(1, 0, 2))
+            matmul(patches, matrix.swapaxes(1, 2), rows.transpose(1, 0, 2), bias if groups == 1 else None)
     if bias is not None and (groups > 1 or _is_depthwise(o, weight.shape[1], groups)):
         y += bias
     return channels_first(y)
@@ -174,21 +174,24 @@ def convolution_data_grad(
 
 @_or_reference
 def convolution_weight_grad(
-    g: Any, x: Any, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int
+    g: Any, x: Any, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int, out: Any = None
 ) -> Any:
-    """The gradient of `convolution` in weight. g: (N, O, *out), x: (N, I, *size) -> (O, I / groups, *kernel)"""
+    """The gradient of `convolution` in weight. g: (N, O, *out), x: (N, I, *size) -> (O, I / groups, *kernel)
+
+    out: an array that it may be written to; here it is not.
+    """
     import cupy
 
-    xl, gl, n, o, out = _last(x), _last(g), len(x), g.shape[1], g.shape[2:]
+    xl, gl, n, o, size = _last(x), _last(g), len(x), g.shape[1], g.shape[2:]
     i = x.shape[1] // groups
-    windows = _Windows(x.shape[2:], out, kernel, stride, padding, dilation)
+    windows = _Windows(x.shape[2:], size, kernel, stride, padding, dilation)
     if _is_depthwise(o, i, groups):
         sums = _depthwise_weight_grad(gl, xl, windows).astype(g.dtype, copy=False)
         return sums.reshape(*kernel, o).transpose(len(kernel), *range(len(kernel)))[:, None]
     gw = None
-    for part in _images_at_a_time(n, prod(out) * groups * windows.places * i):
+    for part in _images_at_a_time(n, prod(size) * groups * windows.places * i):
         rows = gl[part].reshape(-1, groups, o // groups).transpose(1, 2, 0)
-        one = matmul(rows, _patches(xl[part], windows, out, groups))
+        one = matmul(rows, _patches(xl[part], windows, size, groups))
         gw = one if gw is None else gw.astype(wide(g.dtype), copy=False) + one
     if gw is None:
         gw = cupy.zeros(o * windows.places * i, g.dtype)
@@ -239,13 +242,11 @@ def _number(kernel: Sizes) -> np.dtype:
 
 
 @_or_reference
-def max_pool_grad(
-    g: Any, winner: Any, size: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes
-) -> Any:
+def max_pool_grad(g: Any, kept: Any, size: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> Any:
     """Gradient of max_pool with respect to its input, of `size`: g goes to the element that won."""
     import cupy
 
-    gl, wl, n, c = _last(g), _last(winner), len(g), g.shape[1]
+    gl, wl, n, c = _last(g), _last(kept), len(g), g.shape[1]
     gx = cupy.empty((n, *size, c), g.dtype)
     windows = _Windows(size, g.shape[2:], kernel, stride, padding, dilation)
     number = f"{CTYPES[wl.dtype]}, "

@@ -12,7 +12,7 @@ from dtrain.backend.halves import HALVES
 __all__ = ["linear", "matmul"]
 
 
-def matmul(x: Any, y: Any, bias: Any = None, out: Any = None) -> Any:
+def matmul(x: Any, y: Any, out: Any = None, bias: Any = None) -> Any:
     """The product of matrices (..., I, K) and (..., K, J), or of vectors, in x's dtype; plus bias, (J,), if given.
 
     out: where that of matrices is to be written.
@@ -39,4 +39,4 @@ def matmul(x: Any, y: Any, bias: Any = None, out: Any = None) -> Any:
 
 def linear(x: Any, weight: Any, bias: Any) -> Any:
     """x @ weight.T + bias.  x: (N, I), weight: (O, I), bias: (O,) -> (N, O)"""
-    return matmul(x, weight.T, bias)
+    return matmul(x, weight.T, bias=bias)

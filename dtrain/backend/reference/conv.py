@@ -150,23 +150,30 @@ def convolution_weight_grad(
     padding: Sizes,
     dilation: Sizes,
     groups: int,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The gradient of `convolution` in weight. g: (N, O, *out), x: (N, I, *size) -> (O, I / groups, *kernel)"""
+    """The gradient of `convolution` in weight. g: (N, O, *out), x: (N, I, *size) -> (O, I / groups, *kernel)
+
+    out: an array that it may be written to; here it is not.
+    """
     xl, gl = channels_last(x), channels_last(g)
     n, *rest, o = gl.shape
-    out, i = tuple(rest), x.shape[1] // groups
+    size, i = tuple(rest), x.shape[1] // groups
     if groups > 1 and i == 1 and o == groups:
         return depthwise.weight_grad(gl, xl, kernel, stride, padding, dilation)
-    gw = np.zeros((groups, o // groups, prod(kernel) * i), g.dtype, like=g)
-    for block in _blocks(xl, prod(out), groups * gw.shape[2]):
-        rows = gl[block].reshape((block.stop - block.start) * prod(out), groups, o // groups).transpose(1, 0, 2)
-        padded = border(xl[block], out, kernel, stride, padding, dilation, 0.0)
-        patches = _patches(padded, out, kernel, stride, dilation, groups)
+    gw: np.ndarray | None = None
+    for block in _blocks(xl, prod(size), groups * prod(kernel) * i):
+        rows = gl[block].reshape((block.stop - block.start) * prod(size), groups, o // groups).transpose(1, 0, 2)
+        padded = border(xl[block], size, kernel, stride, padding, dilation, 0.0)
+        patches = _patches(padded, size, kernel, stride, dilation, groups)
         # BLAS is fastest where the longer side of a product comes last.
         if patches.shape[2] < rows.shape[2]:
-            gw += np.matmul(patches.transpose(0, 2, 1), rows).transpose(0, 2, 1)
+            part = np.matmul(patches.transpose(0, 2, 1), rows).transpose(0, 2, 1)
         else:
-            gw += np.matmul(rows.transpose(0, 2, 1), patches)
+            part = np.matmul(rows.transpose(0, 2, 1), patches)
+        gw = part if gw is None else np.add(gw, part, out=gw)
+    if gw is None:
+        gw = np.zeros((groups, o // groups, prod(kernel) * i), g.dtype, like=g)
     return channels_first(gw.reshape(o, *kernel, i))
 
 

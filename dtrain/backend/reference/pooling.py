@@ -31,8 +31,8 @@ __all__ = [
 
 def max_pool(
     x: np.ndarray, out: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes
-) -> tuple[np.ndarray, np.ndarray]:
-    """Maximum over windows. x: (N, C, *S) -> y (N, C, *out), and which element of its window won.
+) -> tuple[np.ndarray, Any]:
+    """Maximum over windows. x: (N, C, *S) -> y (N, C, *out), and what the gradient needs: who won its window.
 
     The first of equal elements wins, but the last NaN, if there is any, as in PyTorch.
     """
@@ -63,7 +63,7 @@ def _best(parts: list[np.ndarray], numbers: list[Any]) -> tuple[np.ndarray, np.n
 
 def max_pool_grad(
     g: np.ndarray,
-    winner: np.ndarray,
+    kept: Any,
     size: Sizes,
     kernel: Sizes,
     stride: Sizes,
@@ -71,7 +71,7 @@ def max_pool_grad(
     dilation: Sizes,
 ) -> np.ndarray:
     """Gradient of max_pool with respect to its input, of `size`: g goes to the element that won."""
-    gl, wl = channels_last(g), channels_last(winner)
+    gl, wl = channels_last(g), channels_last(kept)
     out = gl.shape[1:-1]
     gx = border(np.zeros((len(g), *size, g.shape[1]), g.dtype, like=g), out, kernel, stride, padding, dilation, 0.0)
     for k, part in enumerate(windows(gx, out, kernel, stride, dilation)):

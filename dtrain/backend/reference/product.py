@@ -10,11 +10,14 @@ from dtrain.backend.reference.layout import filled
 __all__ = ["column_sums", "linear", "matmul", "square_sum"]
 
 
-def matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The product of matrices (..., I, K) and (..., K, J), or of vectors, in x's dtype."""
+def matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """The product of matrices (..., I, K) and (..., K, J), or of vectors, in x's dtype.
+
+    out: an array that it may be written to, and then is.
+    """
     if x.itemsize == 2 and x.dtype in HALVES:
         return halved(widened(x) @ widened(y), x.dtype)
-    return x.dot(y) if x.ndim == y.ndim == 2 else x @ y
+    return x.dot(y, out) if x.ndim == y.ndim == 2 else x @ y
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:

@@ -64,11 +64,11 @@ def test_views(gpu, name, dtype):
     bias = gpu.asarray(np.arange(2 * y.shape[-1]).astype(dtype))[::2]
     expected = gpu.host(x).astype(np.float32) @ gpu.host(y).astype(np.float32) + gpu.host(bias).astype(np.float32)
     before = len(gpu.cublaslt.seen)
-    np.testing.assert_array_equal(gpu.host(_product(x, y, bias)), expected.astype(dtype))
+    np.testing.assert_array_equal(gpu.host(_product(x, y, bias=bias)), expected.astype(dtype))
     assert len(gpu.cublaslt.seen) > before and gpu.cublaslt.seen[-1].bias
     room = gpu.asarray(np.zeros((2, *expected.shape), dtype))
     for out in (room[0], room.reshape(2, -1)[1].reshape(expected.shape[::-1]).T):  # where it is to be written
-        assert _product(x, y, bias, out=out) is out
+        assert _product(x, y, out, bias) is out
         np.testing.assert_array_equal(gpu.host(out), expected.astype(dtype))
 
 
@@ -89,7 +89,7 @@ def test_threads_do_not_share_the_place_of_the_bias(gpu):
     def work(number: int) -> None:
         bias = gpu.asarray(np.full(2, number, np.float32))
         for _ in range(50):
-            if (gpu.host(_product(x, weight, bias)) != 3 + number).any():
+            if (gpu.host(_product(x, weight, bias=bias)) != 3 + number).any():
                 wrong.append(number)
 
     threads = [threading.Thread(target=partial(work, number)) for number in range(4)]
