@@ -70,7 +70,7 @@ from dtrain.ops.elementwise import (
     positive, rad2deg, reciprocal, round, rsqrt, sgn, signbit, sinc, sinh, tan, trunc,
 )  # fmt: skip
 from dtrain.ops.linear import bilinear, matmul
-from dtrain.ops.norm import layer_norm
+from dtrain.ops.norm import layer_norm, rms_norm
 from dtrain.ops.piecewise import hardshrink, prelu, rrelu, threshold
 from dtrain.ops.reduction import all, amax, amin, any, argmax, argmin, logsumexp, max, mean, min, std, sum, var
 from dtrain.ops.counting import (
@@ -83,7 +83,7 @@ from dtrain.ops.decompositions import qr_some as qr
 from dtrain.ops.decompositions import svd_usv as svd
 from dtrain.ops.distances import cdist, cosine_similarity, pairwise_distance, pdist
 from dtrain.ops.dropout import alpha_dropout, dropout, feature_alpha_dropout
-from dtrain.ops.group_norm import group_norm, rms_norm
+from dtrain.ops.group_norm import group_norm
 from dtrain.ops.indexing import (
     argwhere, count_nonzero, gather, index_select, masked_select, narrow, nonzero, nonzero_static, select, take,
     take_along_dim, unravel_index,

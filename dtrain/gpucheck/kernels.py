@@ -56,6 +56,13 @@ def kernel_cases(rows: int, columns: int, seed: int = 0) -> Iterator[tuple[str, 
     yield "layer_norm", layer_norm, {"x": x, "g": g, "w": w, "b": b}
     yield "layer_norm without weights", layer_norm, {"x": x, "g": g}
 
+    def rms_norm(k: Any, x: Any, g: Any, w: Any = None) -> Any:
+        y, kept = k.layer_norm(x, w, None, 1e-5, centred=False)
+        return y, *k.layer_norm_grad(g, kept, w, (True, w is not None, False))[: 1 + (w is not None)]
+
+    yield "rms_norm", rms_norm, {"x": x, "g": g, "w": w}
+    yield "rms_norm without a weight", rms_norm, {"x": x, "g": g}
+
     def batch_norm(k: Any, x: Any, g: Any, w: Any = None, b: Any = None) -> Any:
         y, mean, var, kept = k.batch_norm(x, w, b, None, None, 1e-5)
         again = k.batch_norm(x, w, b, mean, var, 1e-3)

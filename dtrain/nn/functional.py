@@ -56,7 +56,7 @@ from dtrain.ops.embedding import embedding
 from dtrain.ops.embedding_bag import embedding_bag
 from dtrain.ops.folding import fold, unfold
 from dtrain.ops.grids import affine_grid, grid_sample
-from dtrain.ops.group_norm import group_norm, instance_norm, local_response_norm, rms_norm
+from dtrain.ops.group_norm import group_norm, instance_norm, local_response_norm
 from dtrain.ops.in_place import celu_, elu_, hardtanh_, leaky_relu_, relu_, selu_, threshold_
 from dtrain.ops.linear import bilinear, linear
 from dtrain.ops.loss import binary_cross_entropy_with_logits, cross_entropy, mse_loss
@@ -83,7 +83,7 @@ from dtrain.ops.max_pooling import (
     max_unpool3d,
 )  # fmt: skip
 from dtrain.ops.multi_head_attention import multi_head_attention_forward
-from dtrain.ops.norm import layer_norm
+from dtrain.ops.norm import layer_norm, rms_norm
 from dtrain.ops.padding import pad
 from dtrain.ops.piecewise import (
     hardshrink,

@@ -11,7 +11,8 @@ from dtrain.autograd import Tensor
 from dtrain.nn.module import Module
 from dtrain.nn.parameter import Parameter
 from dtrain.ops.creation import ones, zeros
-from dtrain.ops.group_norm import group_norm, instance_norm, local_response_norm, rms_norm
+from dtrain.ops.group_norm import group_norm, instance_norm, local_response_norm
+from dtrain.ops.norm import rms_norm
 from dtrain.ops.shape import squeeze, unsqueeze
 
 __all__ = [

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from dtrain.autograd import Tensor
-from dtrain.backend.halves import HALVES
 from dtrain.ops.creation import zeros
 from dtrain.ops.shape import cat, reshape
 
-__all__ = ["group_norm", "instance_norm", "local_response_norm", "rms_norm"]
+__all__ = ["group_norm", "instance_norm", "local_response_norm"]
 
 
 def _scaled(x: Any, weight: Any, bias: Any) -> Any:
@@ -78,25 +76,6 @@ def instance_norm(
         for running, value in ((running_mean, mean.array), (running_var, unbiased)):
             running.array[...] += momentum * (value.reshape(input.shape[:2]).mean(0) - running.array)
     return _scaled(centred / (variance + eps).sqrt(), weight, bias)
-
-
-def rms_norm(input: Any, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Any:
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimensions, of normalized_shape.
-
-    Zhang and Sennrich, arXiv:1910.07467. eps: the machine epsilon of the dtype unless given, for float16 that of
-    float32, in which it is computed. Raises ValueError for shapes that do not fit.
-    """
-    shape = tuple(normalized_shape)
-    k = len(shape)
-    if not k or input.shape[-k:] != shape or weight is not None and weight.shape != shape:
-        raise ValueError(
-            f"rms_norm: an input of shape {input.shape}, a weight of shape {getattr(weight, 'shape', None)}: the last "
-            f"dimensions must be normalized_shape {shape}, which must be that of the weight"
-        )
-    x = input.to(np.float32) if input.dtype in HALVES else input  # the squares would overflow
-    eps = float(np.finfo(x.dtype).eps) if eps is None else eps
-    y = x / ((x * x).mean(tuple(range(-k, 0)), keepdim=True) + eps).sqrt()
-    return (y if weight is None else y * weight).to(input.dtype)
 
 
 def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Any:

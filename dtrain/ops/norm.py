@@ -13,7 +13,7 @@ from dtrain.backend import Array, backend_of, device_of, to_device, to_numpy
 from dtrain.backend.halves import HALVES
 from dtrain.ops.dtypes import Like
 
-__all__ = ["batch_norm", "layer_norm", "sync_batch_norm"]
+__all__ = ["batch_norm", "layer_norm", "rms_norm", "sync_batch_norm"]
 
 
 def batch_norm(
@@ -176,10 +176,17 @@ def layer_norm(
     for p in (weight, bias):
         if p is not None and p.shape != shape:
             raise ValueError(f"layer_norm: a parameter of shape {p.shape} does not have normalized_shape {shape}")
+    return _over_rows(x, shape, weight, bias, eps, True)
+
+
+def _over_rows(
+    x: Array, shape: tuple[int, ...], weight: Any, bias: Any, eps: float, centred: bool
+) -> tuple[Array, Joint]:
+    """x normalised over its last dimensions, of `shape`, and the gradients of x, None, weight and bias."""
     d, like = math.prod(shape), Like(x)
     kernels = backend_of(x)
     flat = [None if p is None else p.reshape(d) for p in (weight, bias)]
-    y, kept = kernels.layer_norm(x.reshape(-1, d), flat[0], flat[1], eps)
+    y, kept = kernels.layer_norm(x.reshape(-1, d), flat[0], flat[1], eps, centred)
 
     def pullback(g: Array, needs: Sequence[bool]) -> list[Array | None]:
         needs = (*needs, False, False)[:4]
@@ -201,3 +208,33 @@ def _(input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, e
     y = x / (x.square().mean(dims, keepdim=True) + eps).sqrt()
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
+
+
+@op(halves=True)
+def rms_norm(input: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:  # noqa: A002
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimensions, of normalized_shape.
+
+    Zhang and Sennrich, arXiv:1910.07467. eps: the machine epsilon of the dtype unless given, for float16 that of
+    float32, in which it is computed. Raises ValueError for shapes that do not fit.
+    """
+    x = input
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if not shape or x.shape[x.ndim - len(shape) :] != shape or weight is not None and weight.shape != shape:
+        raise ValueError(
+            f"rms_norm: an input of shape {x.shape}, a weight of shape {getattr(weight, 'shape', None)}: the last "
+            f"dimensions must be normalized_shape {shape}, which must be that of the weight"
+        )
+    y, pullback = _over_rows(x, shape, weight, None, _epsilon(x) if eps is None else eps, False)
+    return y.astype(x.dtype, copy=False), pullback
+
+
+def _epsilon(x: Any) -> float:
+    return float(np.finfo(np.float32 if x.dtype in HALVES else x.dtype).eps)
+
+
+@rms_norm.formula
+def _(input: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:  # noqa: A002
+    dims = tuple(range(-1 if isinstance(normalized_shape, int) else -len(normalized_shape), 0))
+    x = input.to(np.float32) if input.dtype in HALVES else input  # the squares would overflow
+    y = x / (x.square().mean(dims, keepdim=True) + (_epsilon(x) if eps is None else eps)).sqrt()
+    return (y if weight is None else y * weight).to(input.dtype)

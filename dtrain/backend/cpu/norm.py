@@ -124,9 +124,10 @@ def batch_norm_grad(
     return [d if need else None for d, need in zip(found, needs, strict=False)]
 
 
-def layer_norm(x: np.ndarray, weight: Any, bias: Any, eps: float) -> tuple[np.ndarray, Any]:
+def layer_norm(x: np.ndarray, weight: Any, bias: Any, eps: float, centred: bool = True) -> tuple[np.ndarray, Any]:
     """`reference.layer_norm`: y, and what the gradient needs."""
-    return _forward(False, np.ascontiguousarray(x), weight, bias, eps) or reference.layer_norm(x, weight, bias, eps)
+    made = _forward(False, np.ascontiguousarray(x), weight, bias, eps) if centred else None
+    return made or reference.layer_norm(x, weight, bias, eps, centred)
 
 
 def layer_norm_grad(g: np.ndarray, kept: Any, weight: Any, needs: Sequence[bool]) -> list[np.ndarray | None]:

@@ -176,17 +176,20 @@ __global__ void cross_entropy_grad(const T* g, int per_row, const T* x, const wi
   });
 }
 
-// (x - mean) / sqrt(var + eps) * weight + bias of each row; P is the type of weight and bias.
-template <typename T, typename P, bool WARP, int ITEMS>
+// (x - mean) / sqrt(var + eps) * weight + bias of each row; P is the type of weight and bias. Without CENTRED (RMS
+// norm) the mean counts as 0.
+template <typename T, typename P, bool CENTRED, bool WARP, int ITEMS>
 __global__ void layer_norm(const T* x, const P* weight, const P* bias, T* y, wide_t<T>* means, wide_t<T>* scales,
                            index_t rows, index_t columns, wide_t<T> eps) {
   typedef wide_t<T> W;
   const index_t r = Team<WARP>::row();
   if (r >= rows) return;
   const Row<T, WARP, ITEMS> row(x + r * columns, columns);
-  W sum = W(0), squares = W(0);
-  row.each([&](W v, index_t) { sum += v; });
-  const W mean = Team<WARP>::reduce(sum, Sum()) / W(columns);
+  W mean = W(0), squares = W(0);
+  if (CENTRED) {
+    row.each([&](W v, index_t) { mean += v; });
+    mean = Team<WARP>::reduce(mean, Sum()) / W(columns);
+  }
   row.each([&](W v, index_t) { squares += (v - mean) * (v - mean); });
   const W scale = W(1) / sqrt_of(Team<WARP>::reduce(squares, Sum()) / W(columns) + eps);
   row.write(y + r * columns, row, [&](W v, W, index_t j) {
@@ -201,8 +204,8 @@ __global__ void layer_norm(const T* x, const P* weight, const P* bias, T* y, wid
   }
 }
 
-// With d = g weight and the normalised rows n: gx = scale (d - mean(d) - n mean(d n)).
-template <typename T, typename P, bool WARP, int ITEMS>
+// With d = g weight and the normalised rows n: gx = scale (d - mean(d) - n mean(d n)), without mean(d) if not CENTRED.
+template <typename T, typename P, bool CENTRED, bool WARP, int ITEMS>
 __global__ void layer_norm_grad(const T* g, const T* x, const P* weight, const wide_t<T>* means,
                                 const wide_t<T>* scales, T* gx, index_t rows, index_t columns) {
   typedef wide_t<T> W;
@@ -216,7 +219,7 @@ __global__ void layer_norm_grad(const T* g, const T* x, const P* weight, const w
     sum += d;
     along += d * ((v - mean) * scale);
   });
-  sum = Team<WARP>::reduce(sum, Sum()) / W(columns);
+  sum = CENTRED ? Team<WARP>::reduce(sum, Sum()) / W(columns) : W(0);
   along = Team<WARP>::reduce(along, Sum()) / W(columns);
   of_g.write(gx + r * columns, of_x, [&](W d, W v, index_t j) {
     if (weight) d *= widen(weight[j]);

@@ -107,8 +107,11 @@ def cross_entropy_grad(g: Any, e: Any, total: Any, target: Any, weight: Any, smo
     return gx
 
 
-def layer_norm(x: Any, weight: Any, bias: Any, eps: float) -> tuple[Any, Any]:
-    """(x - mean) / sqrt(var + eps) * weight + bias over each row. Keeps x, the means and 1 / sqrt(var + eps)."""
+def layer_norm(x: Any, weight: Any, bias: Any, eps: float, centred: bool = True) -> tuple[Any, Any]:
+    """(x - mean) / sqrt(var + eps) * weight + bias over each row. centred=False (RMS norm): the mean counts as 0.
+
+    Keeps x, the means, 1 / sqrt(var + eps), and centred.
+    """
     import cupy
 
     x, dtype = cupy.ascontiguousarray(x), wide(x.dtype)
@@ -116,15 +119,15 @@ def layer_norm(x: Any, weight: Any, bias: Any, eps: float) -> tuple[Any, Any]:
     rows, columns = x.shape
     y, means, scales = cupy.empty(x.shape, x.dtype), cupy.empty(rows, dtype), cupy.empty(rows, dtype)
     args = x, pointer(weight), pointer(bias), y, means, scales, np.int64(rows), np.int64(columns), dtype(eps)
-    _run(f"layer_norm<{CTYPES[x.dtype]}, {CTYPES[P]}, ROW>", rows, columns, args)
-    return y, (x, means, scales)
+    _run(f"layer_norm<{CTYPES[x.dtype]}, {CTYPES[P]}, {word(centred)}, ROW>", rows, columns, args)
+    return y, (x, means, scales, centred)
 
 
 def layer_norm_grad(g: Any, kept: Any, weight: Any, needs: Sequence[bool]) -> list[Any]:
     """Gradients of layer_norm with respect to x, weight and bias, those that are needed. g: (R, D)"""
     import cupy
 
-    x, means, scales = kept
+    x, means, scales, centred = kept
     g, (rows, columns), C = cupy.ascontiguousarray(g), x.shape, CTYPES[x.dtype]
     sizes = np.int64(rows), np.int64(columns)
     gx = g_weight = g_bias = None
@@ -132,7 +135,7 @@ def layer_norm_grad(g: Any, kept: Any, weight: Any, needs: Sequence[bool]) -> li
         gx = cupy.empty(x.shape, x.dtype)
         [weight], P = parameters(x.dtype, weight)
         args = g, x, pointer(weight), means, scales, gx
-        _run(f"layer_norm_grad<{C}, {CTYPES[P]}, ROW>", rows, columns, (*args, *sizes))
+        _run(f"layer_norm_grad<{C}, {CTYPES[P]}, {word(centred)}, ROW>", rows, columns, (*args, *sizes))
     if needs[1] or needs[2]:
         g_bias, g_weight = sums_of("LayerNormSums", 2, g, x, means, scales)
     return [gx, g_weight if needs[1] else None, g_bias if needs[2] else None]

@@ -91,30 +91,32 @@ def batch_norm_grad(
 
 
 def layer_norm(
-    x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, eps: float
-) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, eps: float, centred: bool = True
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, bool]]:
     """(x - mean) / sqrt(var + eps) * weight + bias over each row. x: (R, D), weight, bias: (D,)
 
-    Returns y, and what the gradient needs: the normalised rows and 1 / sqrt(var + eps) (R, 1).
+    centred=False (RMS norm): the mean counts as 0. Returns y, and what the gradient needs: the normalised rows,
+    1 / sqrt(var + eps) (R, 1), and centred.
     """
     dtype, x = x.dtype, widened(x)
-    normal = x - x.mean(1, keepdims=True)
+    normal = x - x.mean(1, keepdims=True) if centred else x.copy()
     var = np.mean(normal * normal, 1, keepdims=True)
     scale = (1 / np.sqrt(var + eps)).astype(x.dtype)
     normal *= scale
-    return halved(_affine(normal, weight, bias), dtype), (normal, scale)
+    return halved(_affine(normal, weight, bias), dtype), (normal, scale, centred)
 
 
 def layer_norm_grad(
-    g: np.ndarray, kept: tuple[np.ndarray, np.ndarray], weight: np.ndarray | None, needs: Sequence[bool]
+    g: np.ndarray, kept: tuple[np.ndarray, np.ndarray, bool], weight: np.ndarray | None, needs: Sequence[bool]
 ) -> list[np.ndarray | None]:
     """Gradients of layer_norm with respect to x, weight and bias, those that are needed. g: (R, D)"""
-    (normal, scale), dtype, g = kept, g.dtype, widened(g)
+    (normal, scale, centred), dtype, g = kept, g.dtype, widened(g)
     gx = None
     if needs[0]:
         gx = g * widened(weight) if weight is not None else g.copy()
         along = np.mean(gx * normal, 1, keepdims=True)
-        gx -= gx.mean(1, keepdims=True)
+        if centred:
+            gx -= gx.mean(1, keepdims=True)
         gx -= normal * along
         gx *= scale
         gx = halved(gx, dtype)

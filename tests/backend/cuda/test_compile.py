@@ -49,7 +49,7 @@ INSTANCES = {
         for name, extra in (
             ("softmax", "true, "), ("softmax", "false, "), ("softmax_grad", "true, "),
             ("softmax_grad", "false, "), ("cross_entropy", ""), ("cross_entropy_grad", ""),
-            ("layer_norm", "float, "), ("layer_norm_grad", "float, "),
+            *((f"layer_norm{end}", f"float, {centred}, ") for end in ("", "_grad") for centred in ("true", "false")),
         )
         for t in TYPES
         for team in ("true", "false")
