@@ -41,8 +41,8 @@ def _or_reference(function: Callable[..., Any]) -> Callable[..., Any]:
         other = on_host(other)
 
     @wraps(function)
-    def call(x: Any, *args: Any) -> Any:
-        return (function if _has_kernels(x, x.ndim - 2) else other)(x, *args)
+    def call(x: Any, *args: Any, **out: Any) -> Any:
+        return (function if _has_kernels(x, x.ndim - 2) else other)(x, *args, **out)
 
     return call
 
