@@ -42,8 +42,9 @@ class CapturedStep:
 
     Where the step cannot be captured, a line on standard error says why, once, and it goes on being run as it is:
     without a GPU, where values are asked for on the host (`loss.item()`), with optimizers that are not elementwise,
-    GradScaler, SyncBatchNorm, activation checkpoints or gradients that go by way of the host's memory. With
-    DistributedDataParallel a rank's microbatches of a step belong into one call.
+    SyncBatchNorm, activation checkpoints or gradients that go by way of the host's memory. With
+    DistributedDataParallel a rank's microbatches of a step belong into one call. With a GradScaler each start waits for
+    the one before: whether its step counts has to be known.
 
     Attributes: captured, how many graphs there are; reason, why there is none, or None.
     """

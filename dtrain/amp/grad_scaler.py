@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,8 @@ class GradScaler:
             )
         self._growth, self._backoff, self._interval = growth_factor, backoff_factor, growth_interval
         self._enabled = enabled
-        self._set(init_scale, 0)
+        self._scale: Array = np.array(init_scale, np.float64)
+        self._good: Array = np.array(0, np.int64)  # steps in a row without a gradient that was not finite
         self._finite: dict[int, Array] = {}  # of the optimizers whose gradients have been unscaled: one truth each
         self._stepped: set[int] = set()
 
@@ -65,10 +67,6 @@ class GradScaler:
         wide = outputs.to(np.float32) if outputs.dtype in HALVES else outputs
         return (wide * Tensor(self._scale.astype(wide.dtype))).to(outputs.dtype)
 
-    def _set(self, scale: Any, good: Any) -> None:
-        self._scale: Array = np.array(scale, np.float64)
-        self._good: Array = np.array(good, np.int64)  # steps in a row without a gradient that was not finite
-
     def _move_to(self, x: Array) -> None:
         self._scale, self._good = (to_device(own, device_of(x)) for own in (self._scale, self._good))
 
@@ -84,7 +82,6 @@ class GradScaler:
             raise RuntimeError("unscale_() after step(): call it before, and update() after both")
         if id(optimizer) in self._finite:
             raise RuntimeError("unscale_() has already been called on this optimizer since the last update()")
-        capture.refuse("it is known late which of a GradScaler's steps are counted")
         finite: Any = None
         for group in optimizer.param_groups:
             for p in group["params"]:
@@ -99,7 +96,7 @@ class GradScaler:
                     of_this = np.isfinite(g).all()
                     finite = of_this if finite is None else finite & of_this
                 mark_written(g)
-        self._finite[id(optimizer)] = np.True_ if finite is None else finite
+        self._again(lambda: self._finite.update({id(optimizer): np.True_ if finite is None else finite}))
 
     def step(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         """optimizer.step(...) if its gradients are finite, after `unscale_` where that was not called; what it returns.
@@ -114,7 +111,7 @@ class GradScaler:
             raise RuntimeError("step() has already been called on this optimizer since the last update()")
         if id(optimizer) not in self._finite:
             self.unscale_(optimizer)
-        self._stepped.add(id(optimizer))
+        self._again(lambda: self._stepped.add(id(optimizer)))
         finite = self._finite[id(optimizer)]
         if on_gpu(finite) and hasattr(optimizer, "step_if") and not (args or kwargs):
             return optimizer.step_if(finite)
@@ -125,7 +122,7 @@ class GradScaler:
         if not self._enabled:
             return
         if new_scale is not None:
-            self._set(float(new_scale), to_numpy(self._good))
+            self._scale[...] = float(new_scale)
         elif not self._finite:
             raise RuntimeError("update() needs a step before: call step(optimizer)")
         else:
@@ -136,9 +133,27 @@ class GradScaler:
             good = where(finite, self._good + 1, 0)
             grows = good == self._interval
             factor = where(grows, self._growth, 1.0)
-            self._scale = self._scale * where(finite, factor, self._backoff)
-            self._good = where(grows, 0, good)
-        self._finite, self._stepped = {}, set()
+            self._scale *= where(finite, factor, self._backoff)
+            self._good[...] = where(grows, 0, good)
+        self._again(self._forget)
+
+    def _forget(self) -> None:
+        self._finite.clear()
+        self._stepped.clear()
+
+    def _again(self, note: Callable[[], Any]) -> None:
+        """note(), now and whenever a graph that this call was captured in is started: with the same scale."""
+        note()
+        record, scale, good = capture.present(), self._scale, self._good
+        if record is None:
+            return
+
+        def check() -> None:
+            if self._scale is not scale or self._good is not good:
+                raise capture.NotCapturable("a GradScaler has moved")
+
+        record.checks.append(check)
+        record.effect(note)
 
     # -- settings ----------------------------------------------------------------------------------
 
@@ -177,6 +192,7 @@ class GradScaler:
             return
         if not state_dict:
             raise RuntimeError("the state dict is empty: it is of a GradScaler that was not enabled")
-        self._set(float(state_dict["scale"]), int(state_dict["_growth_tracker"]))
+        self._scale[...] = float(state_dict["scale"])
+        self._good[...] = int(state_dict["_growth_tracker"])
         self._growth, self._backoff = state_dict["growth_factor"], state_dict["backoff_factor"]
         self._interval = state_dict["growth_interval"]

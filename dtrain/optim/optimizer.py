@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Tensor, enable_grad, mark_written
-from dtrain.backend import Array, backend_of, capture, on_gpu
+from dtrain.backend import Array, backend_of, capture, fetched, on_gpu
 from dtrain.backend.random import key
 from dtrain.nn.flat import Flat, flatten
 from dtrain.optim.checks import WITHOUT_EFFECT, number
@@ -140,14 +140,26 @@ class Optimizer(Hooked):
         nothing waits for a GPU, and whether the step counts comes out later."""
         self._settle()
         if not on_gpu(finite) or type(self)._step is not Optimizer._step or not self.elementwise:
+            capture.refuse(f"{type(self).__name__} waits for what a GradScaler has found")
             if bool(finite):
                 self.step()
             return
-        unsure, self._only_if = Unsure(self._flat_states, finite), finite
+        made = fetched(finite)
+
+        def unsure() -> Unsure:
+            return Unsure(self._flat_states, made)
+
+        record = capture.present()
+        if record is not None:
+            record.checks.append(self._settle)  # before the numbers of the next step are written
+            record.effect(lambda: setattr(self, "_unsure", unsure()))
+        before, self._only_if = unsure(), finite
         try:
             self.step()
         finally:
-            self._unsure, self._only_if = unsure, None
+            self._unsure, self._only_if = before, None
+        if capture.rehearsing():
+            self._settle()
 
     def _settle(self) -> None:
         """Count the steps that were made, now that it is to be known which were."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Tensor
-from dtrain.backend import Array, device_of, fetched, to_device, xp_of
+from dtrain.backend import Array, device_of, to_device, xp_of
 from dtrain.nn.flat import Flat
 
 __all__ = ["FlatState", "ShapedState", "Unsure", "copied", "taken"]
@@ -117,10 +117,10 @@ class ShapedState(FlatState):
 
 
 class Unsure:
-    """A step that a GPU makes only if `made`, an array of one truth, holds: made when nothing is counted yet."""
+    """A step that a GPU makes only if `made()`, an array of one truth, holds: made when nothing is counted yet."""
 
-    def __init__(self, states: Sequence[Sequence[FlatState]], made: Array) -> None:
-        self._made = fetched(made)
+    def __init__(self, states: Sequence[Sequence[FlatState]], made: Callable[[], np.ndarray]) -> None:
+        self._made = made
         self._before = {id(t): counts for of_group in states for s in of_group for t, counts, _ in s.by_tensor({})}
 
     def settle(self, states: Sequence[Sequence[FlatState]]) -> None:

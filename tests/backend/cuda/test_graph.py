@@ -15,6 +15,9 @@ from dtrain.nn import functional as F
 from launch import Job
 
 
+_SCALER = dtrain.amp.GradScaler("cuda")
+
+
 def _model():
     return nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
@@ -124,6 +127,44 @@ def test_every_kind_of_inputs_has_its_graph_and_state_may_be_loaded_in_between(g
     assert run(True) == run(False)
 
 
+@pytest.mark.parametrize("make", [optim.AdamW, lambda p: optim.SGD(p, 0.1, momentum=0.9), optim.RAdam])
+@pytest.mark.parametrize("update_inside", [True, False])
+def test_a_scaler_leaves_steps_out_in_a_graph(gpu, make, update_inside):
+    """Weights, counts and scale are those of the step as it is; its state may be set in between."""
+
+    def run(captured):
+        dtrain.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)).cuda()
+        optimizer = make(model.parameters())
+        scaler = dtrain.amp.GradScaler("cuda", 2.0**10, growth_interval=3)
+
+        def step(x, factor):
+            loss = (model(x) * factor).square().mean()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            if update_inside:
+                scaler.update()
+            optimizer.zero_grad()
+            return loss
+
+        call, found = dtrain.cuda.capture(step) if captured else step, []
+        for i, factor in enumerate([math.inf, 1, 0.5, 1, math.nan, 1, 2, 1, math.inf, math.inf, 1, 1, 1, 0.5, 1, 1, 1]):
+            with np.errstate(all="ignore"):
+                loss = call(dtrain.full((4, 6), 0.1 * i, device="cuda"), dtrain.tensor(float(factor), device="cuda"))
+            if not update_inside:
+                scaler.update()
+            found.append(float(loss.nan_to_num(-1.0)))
+            if i in (6, 11):
+                found.append((scaler.state_dict(), optimizer.state_dict()["state"][0]["step"]))
+            if i == 11:
+                scaler.load_state_dict({**scaler.state_dict(), "scale": 64.0, "_growth_tracker": 1})
+        assert not captured or (call.captured == 1 and call.reason is None)
+        weights = [gpu.host(p.array).tobytes() for p in model.parameters()]
+        return found, weights, scaler.state_dict(), optimizer.state_dict()["state"][0]["step"]
+
+    assert run(True) == run(False)
+
+
 def test_many_arrays_are_joined_in_a_graph(gpu):
     weight = nn.Parameter(dtrain.randn(3, 4)).cuda()
     call = dtrain.cuda.capture(lambda x: dtrain.cat([x * i for i in range(20)] + [weight.detach()], 0))
@@ -152,6 +193,10 @@ def test_a_class_that_does_not_exist_gives_nan(gpu):
         (lambda loss, model: dtrain.randn(2, device="cuda"), "an array comes from the host"),
         (lambda loss, model: dtrain.special.digamma(loss.detach()), "digamma is computed on the host"),
         (lambda loss, model: optim.LAMB(model.parameters()).step(), "LAMB updates parameters one by one here"),
+        (
+            lambda loss, model: (_SCALER.step(optim.LAMB(model.parameters())), _SCALER.update()),
+            "LAMB waits for what a GradScaler has found",
+        ),
     ],
 )
 def test_what_cannot_be_captured_runs_as_it_is_and_says_why(gpu, what, reason, capsys):
