@@ -14,7 +14,6 @@ from dtrain.comm.nccl import NCCL
 from dtrain.nn import functional as F
 from launch import Job
 
-
 _SCALER = dtrain.amp.GradScaler("cuda")
 
 
