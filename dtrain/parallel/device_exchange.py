@@ -6,12 +6,13 @@ stream of the main thread wait for the results; the host waits for neither.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from dtrain.backend import Array, capture
 from dtrain.backend.gpus import Pinned, current_stream, new_stream, pinned_zeros
 from dtrain.comm import Communicator
-from dtrain.parallel.exchange import Exchange, FastExchange, MessageExchange, open_exchange
+from dtrain.parallel.exchange import Exchange, FastExchange, MessageExchange
 
 __all__ = ["NCCLExchange", "StagedExchange"]
 
@@ -48,9 +49,10 @@ class NCCLExchange(_DeviceExchange):
 
 
 class StagedExchange(_DeviceExchange):
-    """Copies the rows to the host, where another exchange sums them, and the results back.
+    """Copies the first `held` rows to the host, where another exchange sums them, and the results back.
 
-    That exchange's rows are pinned, the shared memory of a host's ranks too, so that the GPU copies by itself.
+    open_inner: makes that one, for the rows it is given. They are pinned, the shared memory of a host's ranks too, so
+    that the GPU copies by itself.
     """
 
     def __init__(
@@ -59,13 +61,12 @@ class StagedExchange(_DeviceExchange):
         microbatches: int,
         rows: list[Array],
         mean_from: int | None,
-        exact: bool,
-        overlap: bool,
+        held: int,
+        open_inner: Callable[[list[Array]], Exchange],
     ) -> None:
         super().__init__(comm, microbatches, rows, mean_from)
-        held = rows[: self.own]
-        room = list(pinned_zeros((len(held), held[0].size), held[0].dtype))
-        self.inner = open_exchange(comm, microbatches, room, mean_from, exact=exact, overlap=overlap)
+        room = list(pinned_zeros((held, rows[0].size), rows[0].dtype))
+        self.inner = open_inner(room)
         self.at_once = self.inner.at_once
         self.pinned = None if self.inner.rows[0] is room[0] else Pinned(self.inner.rows)
         self.copied: dict[int, Any] = {}  # by where a bucket begins: the event that its rows are on the host

@@ -200,9 +200,9 @@ class DistributedDataParallel(Wrapper):
         """From the next step on `hook(state, bucket)` makes the sum of the gradients; see `dtrain.parallel.hooks`.
 
         Every rank registers the same hook. Each of the rank's M / P microbatches of a step then has gradients of its
-        own in memory, and all gradients travel in messages, within a host too. Header (loss, buffers) and
-        bookkeeping travel uncompressed. Raises RuntimeError for a second hook or in the middle of a step, TypeError
-        for what is no function, ValueError in fast mode.
+        own in memory, and all gradients travel in messages, within a host too, and from a GPU by way of the host's
+        memory, where hooks work. Header (loss, buffers) and bookkeeping travel uncompressed. Raises RuntimeError for
+        a second hook or in the middle of a step, TypeError for what is no function, ValueError in fast mode.
         """
         if not callable(hook):
             raise TypeError(f"hook must be a function of a state and a bucket, got {hook!r}")

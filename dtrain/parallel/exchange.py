@@ -261,7 +261,12 @@ def open_exchange(
 
         if comm.nccl is not None:
             return NCCLExchange(comm, microbatches, rows, mean_from, exact)
-        return StagedExchange(comm, microbatches, rows, mean_from, exact, overlap)
+
+        def on_the_host(room: list[Array]) -> Exchange:
+            return open_exchange(comm, microbatches, room, mean_from, exact=exact, overlap=overlap)
+
+        held = len(Block(microbatch_block(comm.rank, comm.size, microbatches)).nodes)
+        return StagedExchange(comm, microbatches, rows, mean_from, held, on_the_host)
     if not exact:
         return FastExchange(comm, microbatches, rows, mean_from)
     if comm.local_size == comm.size > 1 and not overlap:

@@ -102,11 +102,24 @@ def test_a_step_whose_backward_begins_at_no_number_has_no_loss(gpu):  # noqa: F8
     assert model.synchronized and math.isnan(model.loss)
 
 
-def test_what_works_on_the_cpu_alone_says_so(gpu):  # noqa: F811
-    def run(comm):
-        model = dtrain.DistributedDataParallel(nn.Linear(2, 2).cuda(), comm)
-        model.register_comm_hook(None, hooks.default_hooks.fp16_compress_hook)
-        with pytest.raises(TypeError, match="communication hooks work on gradients in the host's memory, and bias"):
-            model(dtrain.ones(1, 2, device="cuda"))
+@pytest.mark.parametrize("kind", ["float16", "PowerSGD"])
+def test_communication_hooks(gpu, kind):  # noqa: F811
+    """Of gradients that are copied to the host: the bits of one rank, and what the CPU gives up to rounding."""
 
-    run_ranks(2, run)
+    def wrap(net, comm, microbatches, **options):
+        model = dtrain.DistributedDataParallel(net, comm, microbatches, **options)
+        if kind == "float16":
+            model.register_comm_hook(None, hooks.default_hooks.fp16_compress_hook)
+        else:
+            state = hooks.powerSGD_hook.PowerSGDState(matrix_approximation_rank=1, start_powerSGD_iter=2)
+            model.register_comm_hook(state, hooks.powerSGD_hook.powerSGD_hook)
+        return model
+
+    [want] = run_ranks(1, lambda comm: train(comm, 4, device="cuda", wrap=wrap))
+    for size, overlap in ((2, False), (3, True)):
+        assert (
+            run_ranks(size, lambda comm, o=overlap: train(comm, 4, device="cuda", wrap=wrap, overlap=o))
+            == [want] * size
+        )
+    [(_, losses)] = run_ranks(1, lambda comm: train(comm, 4, wrap=wrap))
+    np.testing.assert_allclose(want[1], losses, rtol=1e-3)

@@ -27,6 +27,7 @@ class HookReducer(Reducer):
 
     [ header | bucket 0 | bucket 1 | ... | used ]: buckets end where parameters do. Header and `used` are summed as they
     are; the header leaves first, because a leaf is divided by the step's weight, the last bucket takes `used` along.
+    Gradients on a GPU are copied to the host, where hooks work, and their sums back.
     Arguments: as of Reducer; hook(bucket) -> the sum; names: of the parameters, by id; last: whether the step's
     last buckets are this reducer's.
     """
@@ -35,11 +36,6 @@ class HookReducer(Reducer):
         self, owner: Any, comm: Communicator, flat: Flat, microbatches: int, header: int, overlap: bool,
         hook: Hook, names: dict[int, str], last: bool,
     ) -> None:  # fmt: skip
-        if on_gpu(flat.data):
-            raise TypeError(
-                f"communication hooks work on gradients in the host's memory, and {names[id(flat.tensors[0])]} is on "
-                f"{flat.tensors[0].device}: train without a hook, or on the CPU"
-            )
         self.hook, self.names, self.closes_step = hook, names, last
         super().__init__(owner, comm, flat, microbatches, header, exact=True, overlap=overlap)
 
@@ -58,15 +54,23 @@ class HookReducer(Reducer):
         return [*ends, len(self.message)]
 
     def _open_exchange(self) -> Exchange:
-        self.exchange = _HookExchange(self)
+        if on_gpu(self.message):
+            from dtrain.parallel.device_exchange import StagedExchange
+
+            rows, mean_from = self.rows, self.mean_from
+            self.exchange = StagedExchange(
+                self.comm, self.microbatches, rows, mean_from, len(rows), lambda room: _HookExchange(self, room)
+            )
+        else:
+            self.exchange = _HookExchange(self, self.rows)
         return self.exchange
 
 
 class _HookExchange(Exchange):
     """What is done with a slice of the message, by messages alone: hooks are for slow links."""
 
-    def __init__(self, reducer: HookReducer) -> None:
-        super().__init__(reducer.comm, reducer.microbatches, reducer.rows, reducer.mean_from)
+    def __init__(self, reducer: HookReducer, rows: list[Array]) -> None:
+        super().__init__(reducer.comm, reducer.microbatches, rows, reducer.mean_from)
         self.hook, self.ends, self.closes_step = reducer.hook, reducer.ends, reducer.closes_step
         self.messages = MicrobatchMessages(reducer.comm, reducer.microbatches)
         self.places = [
