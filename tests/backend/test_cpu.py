@@ -72,7 +72,7 @@ def near(ours: Any, wanted: Any) -> None:
             near(a, b)
         return
     assert ours.shape == wanted.shape and ours.dtype == wanted.dtype
-    digits = 1e-2 if wanted.dtype == bfloat16 else 1e-4
+    digits = 1e-2 if wanted.itemsize == 2 else 1e-4
     a, b = ours.astype(np.float64), wanted.astype(np.float64)
     np.testing.assert_allclose(a, b, rtol=digits, atol=digits * np.abs(b).max(initial=1e-30))
 
@@ -182,6 +182,28 @@ def test_recurrent_layers(kind, gates, states, reverse, sizes):
     if kind == "lstm":
         primitive = not isinstance(cpu.lstm(x, *first, w_ih, w_hh, b, b, None, **options)[-1][0], np.ndarray)
         assert primitive == (len(set(sizes)) == 1)
+
+
+@needs_onednn
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, bfloat16])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("lengths", [(5, 9), (130, 70), (300, 300), (2, 3), (3, 0)], ids=str)
+def test_attention(lengths, causal, dtype):
+    """Of heads that are views of one product, as a model has them; with a bias and with dropout, too."""
+    (n, m), rng = lengths, np.random.default_rng(0)
+    q, k, v, g = (rng.standard_normal((2, s, 3, e)).astype(dtype) for s, e in ((n, 8), (m, 8), (m, 5), (n, 5)))
+    q, k, v, g = (a.transpose(0, 2, 1, 3) for a in (q, k, v, g))
+    places = (2, 3, n, m)
+    never = np.where(rng.random(places) < 0.3, -np.inf, 1).astype(dtype)
+    for bias, kept in ((None, None), (never, None), (None, rng.random(places) < 0.8)):
+        options = {"bias": bias, "causal": causal, "scale": 0.3, "kept": kept, "kept_scale": 1.25}
+        found = []
+        for kernels in (cpu, reference):
+            y, log_sums = kernels.attention(q, k, v, **options)
+            grads = kernels.attention_grad(g, q, k, v, y, log_sums, **options, needs_bias=True)
+            assert (grads[3] is None) == (bias is None)
+            found.append([y, *grads[: 3 if bias is None else 4]])
+        near(*found)
 
 
 #: (N, C, size, kernel, stride, padding, dilation)

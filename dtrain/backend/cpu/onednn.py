@@ -95,6 +95,9 @@ _FUNCTIONS: dict[str, list[Any]] = {
         [_POINTER, _POINTER, _INT, _INT, *[_POINTER] * 2, *[_SIZES] * 5, _POINTER],
     "pooling_backward_primitive_desc_create":
         [_POINTER, _POINTER, _INT, *[_POINTER] * 2, *[_SIZES] * 5, _POINTER, _POINTER],
+    "softmax_forward_primitive_desc_create": [_POINTER, _POINTER, _INT, _INT, *[_POINTER] * 2, _INT, _POINTER],
+    "softmax_backward_primitive_desc_create":
+        [_POINTER, _POINTER, _INT, *[_POINTER] * 3, _INT, _POINTER, _POINTER],
     "lstm_forward_primitive_desc_create":
         [_POINTER, _POINTER, _INT, _INT, *[_POINTER] * 11, ctypes.c_uint, _POINTER],
     "lstm_backward_primitive_desc_create":

@@ -10,7 +10,7 @@ import numpy as np
 
 from dtrain.backend.halves import HALVES, halved, widened
 
-__all__ = ["attention", "attention_grad"]
+__all__ = ["attention", "attention_grad", "scores", "weight_blocks"]
 
 
 # Elements of a block of attention weights: 256 KiB of float32, so that all passes over it stay in the L2 cache.
@@ -29,7 +29,7 @@ class _WeightBlock(NamedTuple):
     bias: np.ndarray | None
 
 
-def _weight_blocks(query: np.ndarray, key: np.ndarray, causal: bool) -> Iterator[_WeightBlock]:
+def weight_blocks(query: np.ndarray, key: np.ndarray, causal: bool) -> Iterator[_WeightBlock]:
     """Blocks that cover all weights, but for keys after the last query of a causal block, of which it sees nothing."""
     *lead, length, _ = query.shape
     seen = key.shape[-2]
@@ -44,16 +44,16 @@ def _weight_blocks(query: np.ndarray, key: np.ndarray, causal: bool) -> Iterator
             yield _WeightBlock((*at, ..., rows, all_), (*at, ..., columns, all_), (*at, ..., rows, columns), bias)
 
 
-def _scores(query: np.ndarray, key: np.ndarray, bias: np.ndarray | None, block: _WeightBlock) -> np.ndarray:
+def scores(query: np.ndarray, key: np.ndarray, bias: np.ndarray | None, block: _WeightBlock) -> np.ndarray:
     """query key^T + bias in a block. query: of the block, key, bias: whole."""
-    scores = np.matmul(query, key[block.keys].swapaxes(-1, -2))
+    made = np.matmul(query, key[block.keys].swapaxes(-1, -2))
     if bias is not None:
-        scores += bias[block.weights]
+        made += bias[block.weights]
     if block.bias is not None:
         n = block.bias.shape[1]
-        square = scores[..., scores.shape[-1] - n :]
+        square = made[..., made.shape[-1] - n :]
         square += block.bias
-    return scores
+    return made
 
 
 def attention(
@@ -66,7 +66,7 @@ def attention(
     scale: float,
     kept: np.ndarray | None,
     kept_scale: float,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, Any]:
     """softmax(scale query key^T + bias) value. query: (..., L, E), key: (..., S, E), value: (..., S, V) -> (..., L, V)
 
     bias: (..., L, S). causal: query i sees keys 0 to i. kept: (..., L, S), which weights dropout keeps, to be
@@ -79,8 +79,8 @@ def attention(
         return halved(y, query.dtype), log_sums
     y = np.empty_like(query, shape=(*query.shape[:-1], value.shape[-1]))
     log_sums = np.empty((*query.shape[:-1], 1), query.dtype)
-    for block in _weight_blocks(query, key, causal):
-        weights = _scores(query[block.queries] * query.dtype.type(scale), key, bias, block)
+    for block in weight_blocks(query, key, causal):
+        weights = scores(query[block.queries] * query.dtype.type(scale), key, bias, block)
         top = weights.max(-1, keepdims=True, initial=-math.inf)
         top[top == -math.inf] = 0
         weights -= top
@@ -102,7 +102,7 @@ def attention_grad(
     key: np.ndarray,
     value: np.ndarray,
     y: np.ndarray,
-    log_sums: np.ndarray,
+    log_sums: Any,
     *,
     bias: np.ndarray | None,
     causal: bool,
@@ -124,9 +124,9 @@ def attention_grad(
     g_query, g_key, g_value = np.empty_like(query), np.zeros_like(key), np.zeros_like(value)
     g_bias = np.zeros(bias.shape, bias.dtype) if bias is not None and needs_bias else None
     along = (g * y).sum(-1, keepdims=True)
-    for block in _weight_blocks(query, key, causal):
+    for block in weight_blocks(query, key, causal):
         scaled = query[block.queries] * query.dtype.type(scale)
-        weights = _scores(scaled, key, bias, block)
+        weights = scores(scaled, key, bias, block)
         weights -= log_sums[block.queries]
         np.exp(weights, out=weights)
         g_scores = np.matmul(g[block.queries], value[block.keys].swapaxes(-1, -2))
