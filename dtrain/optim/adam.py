@@ -75,11 +75,12 @@ class Adam(Optimizer):
         v += square
         if amsgrad:
             v = xp.maximum(state["max_exp_avg_sq"], v, out=state["max_exp_avg_sq"])
+        # lr m' / (sqrt(v') + eps), with the correction of sqrt(v') taken out of the denominator: a pass less.
+        correction = math.sqrt(1 - betas[1] ** step)
         denominator = xp.sqrt(v, out=square)
-        denominator *= 1 / math.sqrt(1 - betas[1] ** step)
-        denominator += eps
+        denominator += eps * correction
         change = xp.divide(m, denominator, out=denominator)
-        change *= lr / (1 - betas[0] ** step)
+        change *= lr * correction / (1 - betas[0] ** step)
         p -= change
 
 
