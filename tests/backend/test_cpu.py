@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dtrain.backend import backend_of, cpu, reference
-from dtrain.backend.cpu import processor
+from dtrain.backend.cpu import processor, recurrent
 from dtrain.backend.halves import bfloat16
 from dtrain.backend.reference.layout import channels_first
 
@@ -150,10 +150,10 @@ def test_weights_of_other_dtypes_are_the_references(dtypes):
 
 @needs_onednn
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize(("kind", "gates", "states"), [("rnn", 1, 1), ("gru", 3, 1), ("lstm", 4, 2)])
+@pytest.mark.parametrize(("kind", "gates", "states"), [("rnn", 1, 1), ("relu", 1, 1), ("gru", 3, 1), ("lstm", 4, 2)])
 @pytest.mark.parametrize("sizes", [[40, 40, 30, 1], [40, 40, 40], [1]], ids=str)
 def test_recurrent_layers(kind, gates, states, reverse, sizes):
-    """Of sizes at which some products are large enough for oneDNN; sequences of one length are its LSTM's."""
+    """Of sizes at which some products are large enough for oneDNN; sequences of one length are its primitives'."""
     rng, inputs, size = np.random.default_rng(0), 50, 96
 
     def array(*shape: int) -> np.ndarray:
@@ -167,7 +167,9 @@ def test_recurrent_layers(kind, gates, states, reverse, sizes):
     )
     first = [array(sizes[0], size) for _ in range(states)]
     g_y, g = array(sum(sizes), size), [array(sizes[0], size) for _ in range(states)]
-    options: dict[str, Any] = {"sizes": sizes, "reverse": reverse} | ({"relu": False} if kind == "rnn" else {})
+    options: dict[str, Any] = {"sizes": sizes, "reverse": reverse}
+    if gates == 1:
+        options, kind = {**options, "relu": kind == "relu"}, "rnn"
     projection = [None] if kind == "lstm" else []
     found: dict[Any, Any] = {cpu: [], reference: []}
     for kernels in found:
@@ -178,10 +180,8 @@ def test_recurrent_layers(kind, gates, states, reverse, sizes):
                 *gs, x, *kept, w_ih, w_hh, *projection, **options, needs_input=biases[0] is None or biases[1] is None
             )
             found[kernels] += [y, *last, *(d for d in gradients if d is not None)]
+        assert kernels is reference or isinstance(saved, recurrent.Saved) == (len(set(sizes)) == 1)
     near(*found.values())
-    if kind == "lstm":
-        primitive = not isinstance(cpu.lstm(x, *first, w_ih, w_hh, b, b, None, **options)[-1][0], np.ndarray)
-        assert primitive == (len(set(sizes)) == 1)
 
 
 @needs_onednn
@@ -293,8 +293,11 @@ def digest() -> str:
     options: dict[str, Any] = {"sizes": [16] * 4, "reverse": False}
     y, *last, saved = cpu.lstm(rows, state, state, w_ih, w_hh, bias, bias, None, **options)
     made = cpu.lstm_grad(y, *last, rows, saved, w_ih, w_hh, None, **options, needs_input=True)
-    for array in (y, *last, *made[:6]):
-        found.update(array.tobytes())
+    gru = [w[:96] for w in (w_ih, w_hh, bias)]
+    outputs, state, saved = cpu.gru(rows, state, *gru, None, **options)
+    made += cpu.gru_grad(outputs, state, rows, saved, *gru[:2], **options, needs_input=True)
+    for array in (y, *last, *made, outputs, state):
+        found.update(b"" if array is None else array.tobytes())
     return found.hexdigest()
 
 

@@ -100,6 +100,13 @@ _FUNCTIONS: dict[str, list[Any]] = {
         [_POINTER, _POINTER, _INT, *[_POINTER] * 3, _INT, _POINTER, _POINTER],
     "lstm_forward_primitive_desc_create":
         [_POINTER, _POINTER, _INT, _INT, *[_POINTER] * 11, ctypes.c_uint, _POINTER],
+    "lbr_gru_forward_primitive_desc_create": [_POINTER, _POINTER, _INT, _INT, *[_POINTER] * 7, ctypes.c_uint, _POINTER],
+    "lbr_gru_backward_primitive_desc_create":
+        [_POINTER, _POINTER, _INT, _INT, *[_POINTER] * 14, ctypes.c_uint, _POINTER, _POINTER],
+    "vanilla_rnn_forward_primitive_desc_create":
+        [_POINTER, _POINTER, _INT, _INT, _INT, *[_POINTER] * 7, ctypes.c_uint, *_FACTORS, _POINTER],
+    "vanilla_rnn_backward_primitive_desc_create":
+        [_POINTER, _POINTER, _INT, _INT, _INT, *[_POINTER] * 14, ctypes.c_uint, *_FACTORS, _POINTER, _POINTER],
     "lstm_backward_primitive_desc_create":
         [_POINTER, _POINTER, _INT, _INT, *[_POINTER] * 22, ctypes.c_uint, _POINTER, _POINTER],
 }  # fmt: skip
