@@ -65,6 +65,11 @@ def backend_of(x: Array) -> ModuleType:
     raise NoKernelError(f"expected a NumPy array or one of CuPy, got {type(x).__name__}")
 
 
+def activation(name: str, x: Array, a: float = 0.0, b: float = 0.0) -> tuple[Array, Callable[[Array], Array]] | None:
+    """The function `name` of x and its pullback by one kernel; None where there is none: see `cpu.activation`."""
+    return cpu.activation(name, x, a, b) if x.__class__ is np.ndarray and cpu.available() else None
+
+
 @cache
 def _of_numpy() -> ModuleType:
     """`cpu` where oneDNN is there, else `reference`: asked for at the first kernel, after the threads have been set."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Tensor, op
-from dtrain.backend import Array, backend_of, xp_of
+from dtrain.backend import Array, activation, backend_of, xp_of
 from dtrain.ops.arithmetic import where
 from dtrain.ops.draws import drawn_dtype, next_draw
 from dtrain.ops.dtypes import floating, only_floats
@@ -42,13 +42,17 @@ def _(input: Any, inplace: bool = False) -> Any:  # noqa: A002
 @op
 def tanh(x: Any) -> Any:
     """The hyperbolic tangent."""
+    if made := activation("tanh", x):
+        return made
     y = xp_of(x).tanh(floating(x))
     return y, lambda g: g * (1 - y * y)
 
 
 @op
 def sigmoid(x: Any) -> Any:
-    """1 / (1 + exp(-x)), computed as (1 + tanh(x / 2)) / 2, which cannot overflow."""
+    """1 / (1 + exp(-x)), computed as (1 + tanh(x / 2)) / 2, which cannot overflow, where there is no kernel for it."""
+    if made := activation("sigmoid", x):
+        return made
     y = xp_of(x).tanh(floating(x) * 0.5)
     y *= 0.5
     y += 0.5
@@ -92,6 +96,8 @@ def _gelu_tanh(x: Any) -> Any:
 def silu(input: Any, inplace: bool = False) -> Any:  # noqa: A002
     """x / (1 + exp(-x)), also called swish (Hendrycks and Gimpel, arXiv:1606.08415). Raises TypeError for integers."""
     only_floats("silu", input)
+    if made := activation("silu", input, 1.0):
+        return made
     s = _logistic(input)
     y = input * s
     return y, lambda g: g * (s + y * (1 - s))

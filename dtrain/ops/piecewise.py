@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dtrain.autograd import op
-from dtrain.backend import Array, xp_of
+from dtrain.backend import Array, activation, xp_of
 from dtrain.ops.draws import drawn_dtype, next_draw
 from dtrain.ops.dtypes import only_floats, same_dtype, unbroadcast
 
@@ -40,6 +40,8 @@ def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: b
 def leaky_relu(input: Any, negative_slope: float = 0.01, inplace: bool = False) -> Any:  # noqa: A002
     """x where x > 0, else negative_slope * x (Maas, Hannun and Ng, ICML 2013)."""
     only_floats("leaky_relu", input)
+    if made := activation("leaky_relu", input, negative_slope):
+        return made
     return _leaky(input, negative_slope)
 
 
@@ -113,6 +115,8 @@ def hardsigmoid(input: Any, inplace: bool = False) -> Any:  # noqa: A002
 def hardswish(input: Any, inplace: bool = False) -> Any:  # noqa: A002
     """x min(max(x + 3, 0), 6) / 6 (Howard et al., arXiv:1905.02244). Raises TypeError for integers."""
     only_floats("hardswish", input)
+    if made := activation("hardswish", input, 1 / 6, 0.5):
+        return made
     x, xp = input, xp_of(input)
     part = xp.clip(x + 3, 0, 6)
     part /= 6

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dtrain.autograd import Tensor
 from dtrain.backend import backend_of, cpu, reference
 from dtrain.backend.cpu import processor, recurrent
 from dtrain.backend.halves import bfloat16
 from dtrain.backend.reference.layout import channels_first
+from dtrain.nn import functional as F
 
 needs_onednn = pytest.mark.skipif(not cpu.available(), reason="no oneDNN: pip install onednn-cpu-gomp")
 
@@ -204,6 +206,38 @@ def test_attention(lengths, causal, dtype):
             assert (grads[3] is None) == (bias is None)
             found.append([y, *grads[: 3 if bias is None else 4]])
         near(*found)
+
+
+@needs_onednn
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("tanh", {}), ("sigmoid", {}), ("silu", {}), ("hardswish", {}), ("leaky_relu", {"negative_slope": 0.2})],
+)
+def test_activations(name, options, last):
+    """Those of large arrays, which are oneDNN's, beside those of small ones, made by the array code of the ops."""
+    odd = [np.nan, np.inf, -np.inf, 0.0, -0.0, 3, -3, 88, -88, 200, -200, 1e-20, -1e-20, 1e30, -1e30]
+    x = np.concatenate([odd, np.linspace(-12, 12, 8192 - len(odd))]).astype(np.float32)
+    g = np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)
+    found = []
+    for pieces in ([slice(None)], [slice(i, i + 1024) for i in range(0, 8192, 1024)]):
+        values, slopes = [], []
+        for piece in pieces:
+            whole = len(pieces) == 1
+            t = Tensor(channels_first(x.reshape(4, 16, 16, 8)) if whole and last else x[piece], requires_grad=True)
+            with np.errstate(all="ignore"):
+                y = getattr(F, name)(t)
+                y.backward(Tensor(channels_first(g.reshape(4, 16, 16, 8)) if whole and last else g[piece]))
+            made = [a.transpose(0, 2, 3, 1) if whole and last else a for a in (y.array, t.grad.array)]
+            values.append(made[0].reshape(-1))
+            slopes.append(made[1].reshape(-1))
+        found.append((np.concatenate(values), np.concatenate(slopes)))
+    (y, gx), (wanted, of_wanted) = found
+    assert y.tobytes() != wanted.tobytes() or name == "leaky_relu"
+    # Of what is infinite or NaN the array code of some makes less than oneDNN does.
+    assert np.isnan(y[0]) and y[1] == wanted[1]
+    np.testing.assert_allclose(y[3:], wanted[3:], rtol=2e-6, atol=2e-7)
+    np.testing.assert_allclose(gx[3:], of_wanted[3:], rtol=2e-6, atol=1e-6)
 
 
 #: (N, C, size, kernel, stride, padding, dilation)

@@ -1,10 +1,11 @@
-"""GELU and ReLU's gradient by oneDNN, in float32 and bfloat16: one pass, over arrays that lie in memory in any order.
+"""Activation functions by oneDNN, in float32 and bfloat16: one pass, over arrays that lie in memory in any order.
 
 ReLU itself it computes wrongly where an element is NaN, which becomes 0 there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,42 +13,56 @@ import numpy as np
 from dtrain.backend.cpu.onednn import FORWARD, Arg, Context, Primitive, address, context, laid_out, new, usable
 from dtrain.backend.reference import elementwise as reference
 
-__all__ = ["gelu", "gelu_grad", "relu_grad"]
+__all__ = ["activation", "gelu", "gelu_grad", "relu_grad"]
 
 _GELU, _RELU_OF_RESULT = 0x31, 0x100
+#: Functions of x with factors a and b, and of what their gradient is computed: the same number where that is x, that of
+#: another form of the function where it is the result. Others are left out: its ELU, mish and softplus are right only
+#: beside 1, where they are small, and its hard sigmoid of NaN is 1.
+_KINDS = {
+    "hardswish": (0x34, 0x34),  # x max(0, min(1, a x + b))
+    "leaky_relu": (0x20, 0x20),  # x > 0: x, else a x
+    "sigmoid": (0x29, 0x104),
+    "silu": (0x2C, 0x2C),  # x / (1 + e^(-a x))
+    "tanh": (0x21, 0x101),
+}
 FEW = 1 << 12  # elements: NumPy is as fast with fewer
 
 
 class _Elementwise:
     """The primitive of a function of so many elements, or of its gradient."""
 
-    def __init__(self, context: Context, kind: int, n: int, dtype: np.dtype, gradient: bool) -> None:
+    def __init__(
+        self, context: Context, kind: int, n: int, dtype: np.dtype, gradient: bool, factors: tuple[float, float]
+    ) -> None:
         lib, engine, options = context.lib, context.engine, context.attributes
         row = laid_out((n,), (dtype.itemsize,), dtype)
         hint = pd = new(
             lib.eltwise_forward_primitive_desc_create,
-            engine, FORWARD, kind, row.pointer, row.pointer, 0.0, 0.0, options,
+            engine, FORWARD, kind, row.pointer, row.pointer, *factors, options,
         )  # fmt: skip
         arguments = [(Arg.SRC, row), (Arg.DST, row)]
         if gradient:
             try:
                 pd = new(
                     lib.eltwise_backward_primitive_desc_create,
-                    engine, kind, row.pointer, row.pointer, row.pointer, 0.0, 0.0, hint, options,
+                    engine, kind, row.pointer, row.pointer, row.pointer, *factors, hint, options,
                 )  # fmt: skip
             finally:
                 lib.primitive_desc_destroy(hint)
-            kept = Arg.DST if kind == _RELU_OF_RESULT else Arg.SRC
+            kept = Arg.DST if kind >= _RELU_OF_RESULT else Arg.SRC
             arguments = [(kept, row), (Arg.DIFF_DST, row), (Arg.DIFF_SRC, row)]
         self.primitive = Primitive(context, pd, arguments)
 
 
-def _run(kind: int, gradient: bool, x: np.ndarray, *others: np.ndarray) -> np.ndarray | None:
+def _run(
+    kind: int, gradient: bool, x: np.ndarray, *others: np.ndarray, factors: tuple[float, float] = (0.0, 0.0)
+) -> np.ndarray | None:
     """The function of x, or the gradient from x and others; None where the reference has to do it."""
     if x.size < FEW or not usable(x, *others):
         return None
     c = context()
-    found = c.kept(_Elementwise, kind, x.size, x.dtype, gradient)
+    found = c.kept(_Elementwise, kind, x.size, x.dtype, gradient, factors)
     if not found:
         return None
     out = np.empty_like(x)  # in x's order of memory, without gaps
@@ -87,3 +102,24 @@ def gelu_grad(g: np.ndarray, kept: Any) -> np.ndarray:
         return reference.gelu_grad(g, kept)
     gx = _run(_GELU, True, kept.x, g)
     return reference.gelu_grad(g, reference.gelu(kept.x)[1]) if gx is None else gx
+
+
+def activation(
+    name: str, x: np.ndarray, a: float = 0.0, b: float = 0.0
+) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]] | None:
+    """The function `name` of x and its pullback; None where the op's own array code has to do it.
+
+    Names and what a and b are in them: see _KINDS.
+    """
+    forwards, backwards = _KINDS[name]
+    y = _run(forwards, False, x, factors=(a, b))
+    if y is None or not context().kept(_Elementwise, backwards, x.size, x.dtype, True, (a, b)):
+        return None
+    kept = x if forwards == backwards else y
+
+    def pullback(g: np.ndarray) -> np.ndarray:
+        gx = _run(backwards, True, kept, g.astype(kept.dtype, copy=False), factors=(a, b))
+        assert gx is not None  # it is the primitive that was found above, or this thread makes the same
+        return gx
+
+    return y, pullback
