@@ -18,6 +18,7 @@ from dtrain.backend.cpu.onednn import library, version
 from dtrain.backend.cpu.pooling import max_pool, max_pool_grad  # noqa: F401
 from dtrain.backend.cpu.product import linear, matmul  # noqa: F401
 from dtrain.backend.cpu.recurrent import gru, gru_grad, lstm, lstm_grad, rnn, rnn_grad  # noqa: F401
+from dtrain.backend.cpu.softmax import softmax, softmax_grad  # noqa: F401
 
 __all__ = [*reference.__all__, "available", "version"]
 
