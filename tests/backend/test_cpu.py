@@ -227,10 +227,10 @@ def test_softmax(shape, axis, odd):
 
 @needs_onednn
 @pytest.mark.parametrize("last", [True, False])
-@pytest.mark.parametrize("name", ["tanh", "sigmoid", "silu", "hardswish", "leaky_relu"])
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "silu", "hardswish", "leaky_relu", "relu6", "hardtanh"])
 def test_activations(name, last):
     """Those of large arrays, which are oneDNN's, beside those of small ones, made by the array code of the ops."""
-    odd = [np.nan, np.inf, -np.inf, 0.0, -0.0, 3, -3, 88, -88, 200, -200, 1e-20, -1e-20, 1e30, -1e30]
+    odd = [np.nan, np.inf, -np.inf, 0.0, -0.0, 3, -3, 6, 1, -1, 88, -88, 200, -200, 1e-20, -1e-20, 1e30, -1e30]
     x = np.concatenate([odd, np.linspace(-12, 12, 8192 - len(odd))]).astype(np.float32)
     g = np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)
     found = []
@@ -247,7 +247,7 @@ def test_activations(name, last):
             slopes.append(made[1].reshape(-1))
         found.append((np.concatenate(values), np.concatenate(slopes)))
     (y, gx), (wanted, of_wanted) = found
-    assert y.tobytes() != wanted.tobytes() or name == "leaky_relu"
+    assert y.tobytes() != wanted.tobytes() or name in ("leaky_relu", "relu6", "hardtanh")
     # Of what is infinite or NaN the array code of some makes less than oneDNN does.
     assert np.isnan(y[0]) and y[1] == wanted[1]
     np.testing.assert_allclose(y[3:], wanted[3:], rtol=2e-6, atol=2e-7)

@@ -16,10 +16,11 @@ from dtrain.backend.reference import elementwise as reference
 __all__ = ["activation", "gelu", "gelu_grad", "relu_grad"]
 
 _GELU, _RELU_OF_RESULT = 0x31, 0x100
-#: Functions of x with factors a and b, and of what their gradient is computed: the same number where that is x, that of
-#: another form of the function where it is the result. Others are left out: its ELU, mish and softplus are right only
-#: beside 1, where they are small, and its hard sigmoid of NaN is 1.
-_KINDS = {
+#: Functions of x with factors a and b, and the form of them of which the gradient is computed: the same number where
+#: that is of x, another where it is of the result. NumPy's clip keeps NaN, and is as fast. Others are left out: its ELU,
+#: mish and softplus are right only beside 1, where they are small, and its hard sigmoid of NaN is 1.
+_KINDS: dict[str, tuple[Any, int]] = {
+    "clip": (np.clip, 0x106),  # x from a to b; the gradient is 0 at both ends
     "hardswish": (0x34, 0x34),  # x max(0, min(1, a x + b))
     "leaky_relu": (0x20, 0x20),  # x > 0: x, else a x
     "sigmoid": (0x29, 0x104),
@@ -112,8 +113,10 @@ def activation(
     Names and what a and b are in them: see _KINDS.
     """
     forwards, backwards = _KINDS[name]
-    y = _run(forwards, False, x, factors=(a, b))
-    if y is None or not context().kept(_Elementwise, backwards, x.size, x.dtype, True, (a, b)):
+    if x.size < FEW or not usable(x) or not context().kept(_Elementwise, backwards, x.size, x.dtype, True, (a, b)):
+        return None
+    y = forwards(x, a, b) if callable(forwards) else _run(forwards, False, x, factors=(a, b))
+    if y is None:
         return None
     kept = x if forwards == backwards else y
 
