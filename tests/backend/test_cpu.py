@@ -197,7 +197,10 @@ def test_attention(lengths, causal, dtype):
     q, k, v, g = (a.transpose(0, 2, 1, 3) for a in (q, k, v, g))
     places = (2, 3, n, m)
     never = np.where(rng.random(places) < 0.3, -np.inf, 1).astype(dtype)
-    for bias, kept in ((None, None), (never, None), (None, rng.random(places) < 0.8)):
+    some = never.copy()
+    some[..., :1] = 0.5  # which every query sees
+    row = np.broadcast_to(some[:, :1, :1], places)
+    for bias, kept in ((None, None), (never, None), (some, None), (row, None), (None, rng.random(places) < 0.8)):
         options = {"bias": bias, "causal": causal, "scale": 0.3, "kept": kept, "kept_scale": 1.25}
         found = []
         for kernels in (cpu, reference):

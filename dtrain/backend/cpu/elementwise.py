@@ -17,8 +17,8 @@ __all__ = ["activation", "gelu", "gelu_grad", "relu_grad"]
 
 _GELU, _RELU_OF_RESULT = 0x31, 0x100
 #: Functions of x with factors a and b, and the form of them of which the gradient is computed: the same number where
-#: that is of x, another where it is of the result. NumPy's clip keeps NaN, and is as fast. Others are left out: its ELU,
-#: mish and softplus are right only beside 1, where they are small, and its hard sigmoid of NaN is 1.
+#: that is of x, another where it is of the result. NumPy's clip keeps NaN, and is as fast. Others are left out: where
+#: they are small, ELU, mish and softplus are right only beside 1, and the hard sigmoid of NaN is 1.
 _KINDS: dict[str, tuple[Any, int]] = {
     "clip": (np.clip, 0x106),  # x from a to b; the gradient is 0 at both ends
     "hardswish": (0x34, 0x34),  # x max(0, min(1, a x + b))

@@ -121,9 +121,9 @@ def test_without_the_library(gpu, dtype, monkeypatch):
     x, y = x.reshape(2, 3), y.reshape(3, 4)
     right = [[20, 24, 28, 32], [56, 69, 82, 95]]
     monkeypatch.setattr(gpu.cublaslt, "refuses", lambda code: code == cublaslt.DTYPES[bfloat16])
-    assert gpu.host(_product(x, y, b)).tolist() == right
+    assert gpu.host(_product(x, y, bias=b)).tolist() == right
     out = gpu.asarray(np.zeros((2, 1, 2, 4), dtype))
-    assert gpu.host(_product(x[None], y[None], b, out=out[0])).tolist() == [right]
+    assert gpu.host(_product(x[None], y[None], out[0], b)).tolist() == [right]
     for load, reason in (
         (lambda: (_ for _ in ()).throw(OSError("libcublasLt.so.13: cannot open")), "OSError: libcublasLt.so.13"),
         (lambda: _Wrong(gpu.cublaslt), "it is wrong"),
@@ -133,7 +133,7 @@ def test_without_the_library(gpu, dtype, monkeypatch):
             kept.cache_clear()
         monkeypatch.setattr(cublaslt, "load", load)
         with pytest.warns(UserWarning, match=f"cuBLASLt cannot be used, and products are CuPy's own: {reason}"):
-            assert gpu.host(_product(x, y, b)).tolist() == right
+            assert gpu.host(_product(x, y, bias=b)).tolist() == right
 
 
 class _Wrong:
