@@ -46,9 +46,13 @@ def weighted(x: Any, taps: Taps, dim: int) -> Any:
     array = plain(x)
     xp = xp_of(array)
     for index, weight in zip(taps.index.T, taps.weight.T, strict=True):
-        w = xp.asarray(weight.astype(array.dtype)).reshape(-1, *(1,) * (array.ndim - 1 - dim))
-        term = array.take(xp.asarray(index), dim) * w
-        y = term if y is None else y + term
+        term = array.take(xp.asarray(index), dim)
+        if (weight != 1).any():
+            term *= xp.asarray(weight.astype(array.dtype)).reshape(-1, *(1,) * (array.ndim - 1 - dim))
+        if y is None:
+            y = term
+        else:
+            y += term
     return y, lambda g: weighted.raw(g, taps.transposed, dim)
 
 
@@ -184,7 +188,11 @@ def interpolate(
     for dim in reversed(range(dims)):
         n, o, s = shape[dim + 2], out[dim], scales[dim]
         if mode.startswith("nearest"):
-            input = rows(input, _nearest(n, o, s, mode == "nearest-exact", precision), dim + 2)
+            index = _nearest(n, o, s, mode == "nearest-exact", precision)
+            if input.is_floating_point():  # of which a gradient may be wanted
+                input = weighted(input, Taps(index[:, None], np.ones((o, 1)), n), dim + 2)
+            else:
+                input = rows(input, index, dim + 2)
         elif mode == "area":
             input = weighted(input, _means(n, o), dim + 2)
         else:
