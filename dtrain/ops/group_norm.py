@@ -9,6 +9,7 @@ import numpy as np
 
 from dtrain.autograd import Tensor
 from dtrain.ops.creation import zeros
+from dtrain.ops.norm import layer_norm
 from dtrain.ops.shape import cat, reshape
 
 __all__ = ["group_norm", "instance_norm", "local_response_norm"]
@@ -36,8 +37,7 @@ def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None
     if not input.array.size:
         return _scaled(input * 1, weight, bias)
     x = reshape(input, n, num_groups, -1)
-    centred = x - x.mean(2, keepdim=True)
-    y = centred / ((centred * centred).mean(2, keepdim=True) + eps).sqrt()
+    y = layer_norm(x, x.shape[2], None, None, eps)
     return _scaled(reshape(y, input.shape), weight, bias)
 
 

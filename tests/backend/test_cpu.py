@@ -129,6 +129,10 @@ def test_normalisation_and_activation(shape, dtype):
         rows, of_rows = (np.moveaxis(a, 1, -1).reshape(-1, shape[1]) for a in (x, g))
         y, kept = kernels.layer_norm(rows, w, b, 1e-5)
         found[-1] += [y, *kernels.layer_norm_grad(of_rows, kept, w, (True, True, True))]
+        y, kept = kernels.layer_norm(rows, None, None, 1e-5)
+        found[-1] += [y, kernels.layer_norm_grad(of_rows, kept, None, (True, False, False))[0]]
+        y, mean, var, kept = kernels.batch_norm(x, None, None, None, None, 1e-5)
+        found[-1] += [y, mean, var, kernels.batch_norm_grad(g, kept, None, True, (True, False, False))[0]]
         for last in (x, np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)):
             y, kept = kernels.gelu(np.tile(last, (20,) + (1,) * (last.ndim - 1)))
             wide = np.tile(g, (20,) + (1,) * (g.ndim - 1))
