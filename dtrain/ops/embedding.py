@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor, mark_written, op
+from dtrain.autograd import Into, Tensor, mark_written, op
 from dtrain.backend import Array, backend_of, capture, xp_of
 from dtrain.ops import arithmetic
 from dtrain.ops.positions import rows as rows_of
@@ -86,15 +86,15 @@ def scaled_by_frequency(looked_up: Tensor, index: Array, n: int) -> Tensor:
 def _embedding(input: Any, weight: Any, padding_idx: int | None, by_frequency: bool) -> Any:  # noqa: A002
     index, n = input, len(weight)
 
-    def pullback(g: Array) -> Array:
+    def pullback(g: Array, out: Array | None) -> Array:
         if by_frequency:
             g = g * _factors(index, n)[..., None].astype(g.dtype)
-        gw = backend_of(weight).embedding_grad(g.reshape(-1, weight.shape[1]), index.reshape(-1), n)
+        gw = backend_of(weight).embedding_grad(g.reshape(-1, weight.shape[1]), index.reshape(-1), n, out)
         if padding_idx is not None:
             gw[padding_idx] = 0
         return gw
 
-    return weight[index], (None, pullback)
+    return weight[index], (None, Into(pullback))
 
 
 @_embedding.formula

@@ -31,11 +31,16 @@ def _sorted(index: Any, rows: int) -> tuple[Any, Any]:
     return keys, order
 
 
-def embedding_grad(g: Any, index: Any, rows: int) -> Any:
-    """Sum of the rows of g that fall on each row of the table, in the order of their positions. -> (rows, D)"""
+def embedding_grad(g: Any, index: Any, rows: int, out: Any = None) -> Any:
+    """Sum of the rows of g that fall on each row of the table, in the order of their positions. -> (rows, D)
+
+    out: an array that it may be written to, and then is.
+    """
     import cupy
 
-    table = cupy.zeros((rows, g.shape[1]), g.dtype)
+    table = cupy.zeros((rows, g.shape[1]), g.dtype) if out is None else out
+    if out is not None:
+        table[...] = 0
     if g.size:
         g, columns, C = cupy.ascontiguousarray(g), g.shape[1], CTYPES[g.dtype]
         keys, order = _sorted(cupy.ascontiguousarray(cupy.asarray(index, np.int64)), rows)

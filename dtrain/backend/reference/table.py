@@ -10,15 +10,18 @@ import numpy as np
 __all__ = ["add_at", "dropout_mask", "embedding_grad"]
 
 
-def embedding_grad(g: np.ndarray, index: np.ndarray, rows: int) -> np.ndarray:
+def embedding_grad(g: np.ndarray, index: np.ndarray, rows: int, out: np.ndarray | None = None) -> np.ndarray:
     """Sum of the rows of g that fall on each row of the table. g: (R, D), index: (R,) -> (rows, D)
 
+    out: an array that it may be written to, and then is.
     The sum of a row is that of its own rows of g in the order of their positions, taken by NumPy in
     pairs: it depends neither on scheduling nor on what lies between them.
     """
     order = np.argsort(index, kind="stable")
     present, first = np.unique(index[order], return_index=True)
-    table = np.zeros((rows, g.shape[1]), g.dtype)
+    table = np.zeros((rows, g.shape[1]), g.dtype) if out is None else out
+    if out is not None:
+        table[...] = 0
     if len(present):
         table[present] = np.add.reduceat(g[order], first, axis=0)
     return table
