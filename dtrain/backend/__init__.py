@@ -22,7 +22,7 @@ import numpy as np
 from dtrain.backend import capture, cpu, reference
 
 __all__ = [
-    "Array", "NoKernelError", "backend_of", "device_of", "fetched", "joined", "on_gpu", "to_device",
+    "Array", "NoKernelError", "activation", "backend_of", "device_of", "fetched", "joined", "on_gpu", "to_device",
     "to_numpy", "xp_of",
 ]  # fmt: skip
 
