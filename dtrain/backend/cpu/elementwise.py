@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.backend.cpu.onednn import FORWARD, Arg, Context, Primitive, address, context, laid_out, new, usable
+from dtrain.backend.cpu.onednn import FEW, FORWARD, Arg, Context, Primitive, address, context, laid_out, new, usable
 from dtrain.backend.reference import elementwise as reference
 
 __all__ = ["activation", "gelu", "gelu_grad", "relu_grad"]
@@ -27,7 +27,6 @@ _KINDS: dict[str, tuple[Any, int]] = {
     "silu": (0x2C, 0x2C),  # x / (1 + e^(-a x))
     "tanh": (0x21, 0x101),
 }
-FEW = 1 << 12  # elements: NumPy is as fast with fewer
 
 
 class _Elementwise:

@@ -26,11 +26,12 @@ import numpy as np
 from dtrain.backend.halves import bfloat16
 
 __all__ = [
-    "BACKWARD", "FORWARD", "Arg", "Context", "Descriptor", "Primitive", "Unsupported", "address", "any_layout",
+    "BACKWARD", "FEW", "FORWARD", "Arg", "Context", "Descriptor", "Primitive", "Unsupported", "address", "any_layout",
     "context", "laid_out", "library", "moved", "new", "query", "sizes", "strided", "usable", "version",
 ]  # fmt: skip
 
 PRIMITIVES = 512  # that a thread keeps
+FEW = 1 << 12  # elements: what makes one pass over fewer takes NumPy no longer
 FORWARD, BACKWARD = 64, 128  # for training; of all gradients
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.backend.cpu.onednn import (
+    FEW,
     FORWARD,
     Arg,
     Context,
@@ -27,7 +28,6 @@ from dtrain.backend.reference.layout import Sizes, channels_first, channels_last
 
 __all__ = ["max_pool", "max_pool_grad"]
 
-FEW = 1 << 12  # elements: NumPy is as fast with fewer
 _MAXIMUM, _QUERY_WORKSPACE = 0x1FF, 135
 
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.backend.cpu.onednn import FORWARD, Arg, Context, Primitive, address, context, new, strided
+from dtrain.backend.cpu.onednn import FEW, FORWARD, Arg, Context, Primitive, address, context, new, strided
 from dtrain.backend.reference import logits as reference
 
 __all__ = ["found_for", "rows_grad", "rows_softmax", "softmax", "softmax_grad"]
 
-FEW = 1 << 12  # elements: NumPy is as fast with fewer
 _ACCURATE, _ALONG_ROWS = 0x30000, 1
 
 

@@ -12,7 +12,7 @@ from dtrain.backend import reference
 from dtrain.backend.reference import *  # noqa: F403
 
 # isort: split
-from dtrain.backend.cuda.attention import attention, attention_grad  # noqa: F401
+from dtrain.backend.cuda.attention import attention, attention_grad  # type: ignore[assignment]  # noqa: F401
 from dtrain.backend.cuda.columns import (  # noqa: F401
     batch_norm,
     batch_norm_grad,

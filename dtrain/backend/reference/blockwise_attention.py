@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dtrain.backend.halves import HALVES, halved, widened
 
-__all__ = ["attention", "attention_grad", "scores", "weight_blocks"]
+__all__ = ["Softmax", "attention", "attention_grad"]
 
 
 # Elements of a block of attention weights: 256 KiB of float32, so that all passes over it stay in the L2 cache.
 _WEIGHT_ELEMENTS = 1 << 16
+
+
+class Softmax(NamedTuple):
+    """Softmax along the last dimension. of(x): in place; gradient(g, y): that of x, in g's place, where y is `of` x."""
+
+    of: Callable[[np.ndarray], Any]
+    gradient: Callable[[np.ndarray, np.ndarray], Any]
 
 
 class _WeightBlock(NamedTuple):
@@ -29,7 +36,7 @@ class _WeightBlock(NamedTuple):
     bias: np.ndarray | None
 
 
-def weight_blocks(query: np.ndarray, key: np.ndarray, causal: bool) -> Iterator[_WeightBlock]:
+def _weight_blocks(query: np.ndarray, key: np.ndarray, causal: bool) -> Iterator[_WeightBlock]:
     """Blocks that cover all weights, but for keys after the last query of a causal block, of which it sees nothing."""
     *lead, length, _ = query.shape
     seen = key.shape[-2]
@@ -44,7 +51,7 @@ def weight_blocks(query: np.ndarray, key: np.ndarray, causal: bool) -> Iterator[
             yield _WeightBlock((*at, ..., rows, all_), (*at, ..., columns, all_), (*at, ..., rows, columns), bias)
 
 
-def scores(query: np.ndarray, key: np.ndarray, bias: np.ndarray | None, block: _WeightBlock) -> np.ndarray:
+def _scores(query: np.ndarray, key: np.ndarray, bias: np.ndarray | None, block: _WeightBlock) -> np.ndarray:
     """query key^T + bias in a block. query: of the block, key, bias: whole."""
     made = np.matmul(query, key[block.keys].swapaxes(-1, -2))
     if bias is not None:
@@ -66,33 +73,40 @@ def attention(
     scale: float,
     kept: np.ndarray | None,
     kept_scale: float,
+    softmax: Softmax | None = None,
 ) -> tuple[np.ndarray, Any]:
     """softmax(scale query key^T + bias) value. query: (..., L, E), key: (..., S, E), value: (..., S, V) -> (..., L, V)
 
     bias: (..., L, S). causal: query i sees keys 0 to i. kept: (..., L, S), which weights dropout keeps, to be
     multiplied by kept_scale. Returns y, in the memory layout of query, and for the gradient log(sum(exp(scores)))
     (..., L, 1); a query that sees no key gives 0 and 0. Two-byte floats are computed with in float32, and rounded once.
+    softmax: a faster one, where every query sees a key; then the gradient needs None.
     """
     if query.dtype in HALVES:
         options: dict[str, Any] = {"causal": causal, "scale": scale, "kept": kept, "kept_scale": kept_scale}
+        options["softmax"] = softmax
         y, log_sums = attention(widened(query), widened(key), widened(value), bias=widened(bias), **options)
         return halved(y, query.dtype), log_sums
     y = np.empty_like(query, shape=(*query.shape[:-1], value.shape[-1]))
-    log_sums = np.empty((*query.shape[:-1], 1), query.dtype)
-    for block in weight_blocks(query, key, causal):
-        weights = scores(query[block.queries] * query.dtype.type(scale), key, bias, block)
-        top = weights.max(-1, keepdims=True, initial=-math.inf)
-        top[top == -math.inf] = 0
-        weights -= top
-        np.exp(weights, out=weights)
-        total = weights.sum(-1, keepdims=True)
-        total[total == 0] = 1
+    log_sums = np.empty((*query.shape[:-1], 1), query.dtype) if softmax is None else None
+    for block in _weight_blocks(query, key, causal):
+        weights = _scores(query[block.queries] * query.dtype.type(scale), key, bias, block)
+        if softmax is None:
+            top = weights.max(-1, keepdims=True, initial=-math.inf)
+            top[top == -math.inf] = 0
+            weights -= top
+            np.exp(weights, out=weights)
+            total = weights.sum(-1, keepdims=True)
+            total[total == 0] = 1
+        else:
+            softmax.of(weights)
         if kept is not None:
             weights *= kept[block.weights] * weights.dtype.type(kept_scale)
         part = y[block.queries]
         np.matmul(weights, value[block.keys], out=part)
-        part /= total
-        log_sums[block.queries] = np.log(total) + top
+        if log_sums is not None:
+            part /= total
+            log_sums[block.queries] = np.log(total) + top
     return y, log_sums
 
 
@@ -110,25 +124,31 @@ def attention_grad(
     kept: np.ndarray | None,
     kept_scale: float,
     needs_bias: bool,
+    softmax: Softmax | None = None,
 ) -> tuple[np.ndarray | None, ...]:
     """Gradients of attention with respect to query, key, value and, if needed, bias. g: (..., L, V)
 
     The weights p are made again. With dropout's factors f, value gets (f p)^T g, and the scores
-    p (f (g value^T) - sum(g y)).
+    p (f (g value^T) - sum(g y)). softmax: the one that `attention` had.
     """
     if query.dtype in HALVES:
         wide = map(widened, (g, query, key, value, y))
-        options = {"causal": causal, "scale": scale, "kept": kept, "kept_scale": kept_scale, "needs_bias": needs_bias}
-        made: Any = attention_grad(*wide, log_sums, bias=widened(bias), **options)  # type: ignore[misc, arg-type]
+        options: dict[str, Any] = {"causal": causal, "scale": scale, "kept": kept, "kept_scale": kept_scale}
+        options["needs_bias"] = needs_bias
+        options["softmax"] = softmax
+        made: Any = attention_grad(*wide, log_sums, bias=widened(bias), **options)  # type: ignore[misc]
         return tuple(halved(d, query.dtype) for d in made)
     g_query, g_key, g_value = np.empty_like(query), np.zeros_like(key), np.zeros_like(value)
     g_bias = np.zeros(bias.shape, bias.dtype) if bias is not None and needs_bias else None
-    along = (g * y).sum(-1, keepdims=True)
-    for block in weight_blocks(query, key, causal):
+    along = (g * y).sum(-1, keepdims=True) if softmax is None else None
+    for block in _weight_blocks(query, key, causal):
         scaled = query[block.queries] * query.dtype.type(scale)
-        weights = scores(scaled, key, bias, block)
-        weights -= log_sums[block.queries]
-        np.exp(weights, out=weights)
+        weights = _scores(scaled, key, bias, block)
+        if softmax is None:
+            weights -= log_sums[block.queries]
+            np.exp(weights, out=weights)
+        else:
+            softmax.of(weights)
         g_scores = np.matmul(g[block.queries], value[block.keys].swapaxes(-1, -2))
         dropped = weights
         if kept is not None:
@@ -136,8 +156,11 @@ def attention_grad(
             g_scores *= factor
             dropped = weights * factor
         g_value[block.keys] += np.matmul(dropped.swapaxes(-1, -2), g[block.queries])
-        g_scores -= along[block.queries]
-        g_scores *= weights
+        if along is not None:
+            g_scores -= along[block.queries]
+            g_scores *= weights
+        elif softmax is not None:
+            softmax.gradient(g_scores, weights)
         if g_bias is not None:
             g_bias[block.weights] = g_scores
         part = g_query[block.queries]
