@@ -17,7 +17,7 @@ import numpy as np
 from dtrain.autograd.memory import explain
 from dtrain.autograd.under_way import under_way
 from dtrain.autograd.writes import check_unspoiled, writes
-from dtrain.backend import Array, xp_of
+from dtrain.backend import Array, backend_of, on_gpu, xp_of
 from dtrain.backend.halves import halved, widened
 
 if TYPE_CHECKING:
@@ -366,12 +366,12 @@ def _propagate(
                 if parent.grad is None:
                     parent.grad = gradient
                 elif getattr(gradient, "itemsize", 0) == 2:
-                    parent.grad = halved(widened(parent.grad) + widened(gradient), gradient.dtype)
+                    parent.grad = _sum(parent.grad, gradient)
                 elif parent.owned:
                     parent.grad += gradient
                 else:
                     # The first contribution may be shared with other nodes: add out of place once.
-                    parent.grad = parent.grad + gradient
+                    parent.grad = _sum(parent.grad, gradient)
                     parent.owned = True
             parent.pending -= 1
             if not parent.pending:
@@ -380,6 +380,13 @@ def _propagate(
                     leaves_below += 1
                 else:
                     ready.insert(leaves_below, parent)
+
+
+def _sum(a: Any, b: Any) -> Any:
+    """Two gradients of one array; those of two-byte floats are added in float32."""
+    if on_gpu(a) and on_gpu(b) and a.shape == b.shape and a.dtype == b.dtype:
+        return backend_of(a).add(a, b)
+    return halved(widened(a) + widened(b), b.dtype) if getattr(b, "itemsize", 0) == 2 else a + b
 
 
 def _run_hooks(node: Node, g: Any) -> Any:

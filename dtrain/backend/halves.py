@@ -6,6 +6,7 @@ end of an op, to nearest, ties to even. That is also what PyTorch does.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -29,7 +30,7 @@ def is_float(dtype: Any) -> bool:
 
 def widened(x: Any) -> Any:
     """An array of two-byte floats in float32, anything else as it is."""
-    return x.astype(np.float32) if getattr(x, "itemsize", 0) == 2 and x.dtype in HALVES else x
+    return converted(x, np.float32) if getattr(x, "itemsize", 0) == 2 and x.dtype in HALVES else x
 
 
 def halved(x: Any, dtype: Any) -> Any:
@@ -39,6 +40,11 @@ def halved(x: Any, dtype: Any) -> Any:
 
 def converted(x: Any, dtype: Any) -> Any:
     """An array in `dtype`. What is too large becomes infinite, what is no number anything, without a warning."""
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and isinstance(x, cupy.ndarray):
+        from dtrain.backend.cuda import elementwise
+
+        return elementwise.converted(x, dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         return x.astype(dtype)
 

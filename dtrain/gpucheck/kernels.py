@@ -20,6 +20,7 @@ def kernel_cases(rows: int, columns: int, seed: int = 0) -> Iterator[tuple[str, 
     rng = np.random.default_rng(seed)
     x, g, w, b = (rng.standard_normal(s) for s in ((rows, columns), (rows, columns), columns, columns))
     labels = rng.integers(0, columns, rows)
+    yield "add", lambda k, x, g: (k.add(x, g), k.add(x.T, g.T)), {"x": x, "g": g}
     yield "relu", lambda k, x, g: (y := k.relu(x), k.relu_grad(g, y)), {"x": x, "g": g}
     yield "erf", lambda k, x: k.erf(x), {"x": x}
 

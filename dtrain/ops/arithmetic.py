@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import op
-from dtrain.backend import xp_of
+from dtrain.autograd.op import Rule
+from dtrain.backend import backend_of, on_gpu, xp_of
+from dtrain.backend.halves import HALVES
 from dtrain.ops.dtypes import Like, floating, operands, plain, result_dtype, unbroadcast, zero
 
 __all__ = [
@@ -36,16 +38,27 @@ def _same(g: Any) -> Any:
     return g
 
 
-@op
+@op(halves=True)
 def add(input: Any, other: Any, *, alpha: float = 1) -> Any:
     """input + alpha * other with broadcasting."""
     if alpha == 1 and _alike(input, other):
-        return input + other, (_same, _same)
+        if on_gpu(input):
+            return backend_of(input).add(input, other), (_same, _same)
+        if input.dtype not in HALVES:
+            return input + other, (_same, _same)
+    return _UNLIKE(input, other, alpha=alpha)
+
+
+def _added(input: Any, other: Any, alpha: float) -> Any:
+    """`add`, of arrays that may be broadcast, or converted."""
     a, b = operands(input, _scaled("add", input, other, alpha))
     x, y = Like.of(input), Like.of(other)  # the graph keeps no elements
     if alpha == 1:
         return a + b, (lambda g: unbroadcast(g, x), lambda g: unbroadcast(g, y))
     return a + b, (lambda g: unbroadcast(g, x), lambda g: unbroadcast(g * alpha, y))
+
+
+_UNLIKE = Rule(_added)
 
 
 @op

@@ -111,7 +111,12 @@ class Library:
             assert of[7] == 4 and of[26] == self.things[d_layout.value].args[0]
             vector = SimpleNamespace(args=[of[26], out.shape[1], 1, out.shape[1]], attributes={5: 1, 6: 0})
             bias = _matrices(of[8], vector, keep)
-        self.seen.append(SimpleNamespace(shape=out.shape, inner=first.shape[2], bias=bias is not None, dtype=out.dtype))
+        self.seen.append(
+            SimpleNamespace(
+                shape=out.shape, inner=first.shape[2], bias=bias is not None, dtype=out.dtype,
+                lines=[self.things[layout.value].args[3] for layout in (a_layout, b_layout, d_layout)],
+            )
+        )  # fmt: skip
         wide = np.float64 if out.dtype == np.float64 else np.float32
 
         def work(keep: list[Any] = keep) -> None:

@@ -22,7 +22,7 @@ from dtrain.backend.cuda.columns import (  # noqa: F401
     column_sums,
     square_sum,
 )
-from dtrain.backend.cuda.elementwise import erf, gelu, gelu_grad, relu, relu_grad  # noqa: F401
+from dtrain.backend.cuda.elementwise import add, erf, gelu, gelu_grad, relu, relu_grad  # noqa: F401
 from dtrain.backend.cuda.fused import each_element  # noqa: F401
 from dtrain.backend.cuda.host import on_host
 from dtrain.backend.cuda.images import (  # noqa: F401

@@ -6,6 +6,10 @@ __device__ __forceinline__ double erf_of(double x) { return erf(x); }
 __device__ __forceinline__ float exp_of(float x) { return expf(x); }
 __device__ __forceinline__ double exp_of(double x) { return exp(x); }
 
+struct Add {
+  template <typename W> __device__ static W of(W x, W y) { return x + y; }
+};
+
 struct Relu {  // NaN stays NaN
   template <typename W> __device__ static W of(W x) { return x > W(0) || x != x ? x : W(0); }
 };
@@ -56,4 +60,21 @@ __global__ void binary(const T* x, const T* y, T* z, index_t n, index_t packs) {
   for (index_t i = packs * Pack<T>::SIZE + first; i < n; i += step) {
     z[i] = narrow<T>(Function::of(widen(x[i]), widen(y[i])));
   }
+}
+
+template <typename T> struct __align__(16) Eight {
+  T at[8];
+};
+
+// y[i] = x[i] in another type. eights: of how many whole Eights the arrays consist, 0 where they do not lie on 16 bytes.
+template <typename S, typename T> __global__ void convert(const S* x, T* y, index_t n, index_t eights) {
+  const index_t first = blockIdx.x * index_t(blockDim.x) + threadIdx.x, step = index_t(gridDim.x) * blockDim.x;
+  for (index_t i = first; i < eights; i += step) {
+    const Eight<S> in = reinterpret_cast<const Eight<S>*>(x)[i];
+    Eight<T> out;
+#pragma unroll
+    for (int k = 0; k < 8; ++k) out.at[k] = narrow<T>(widen(in.at[k]));
+    reinterpret_cast<Eight<T>*>(y)[i] = out;
+  }
+  for (index_t i = eights * 8 + first; i < n; i += step) y[i] = narrow<T>(widen(x[i]));
 }

@@ -1,4 +1,4 @@
-"""ReLU, erf and GELU; see `reference/elementwise.py`. GELU keeps its input for the gradient, not the slope."""
+"""Sums, ReLU, erf, GELU and other dtypes; see `reference/elementwise.py`. GELU keeps its input, not the slope."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from dtrain.backend.cuda.loader import CTYPES, blocks, kernel
+from dtrain.backend.halves import HALVES
 
-__all__ = ["erf", "gelu", "gelu_grad", "relu", "relu_grad"]
+__all__ = ["add", "converted", "erf", "gelu", "gelu_grad", "relu", "relu_grad"]
 
 _THREADS = 256
+_FEW = 1 << 16  # elements that CuPy converts as fast
 
 
 def _elementwise(function: str, *arrays: Any) -> Any:
@@ -21,7 +23,7 @@ def _elementwise(function: str, *arrays: Any) -> Any:
     import cupy
 
     first = arrays[0]
-    order = sorted(range(first.ndim), key=lambda d: -first.strides[d])
+    order = _order(first)
     views = [cupy.ascontiguousarray(a.transpose(order)) for a in arrays] if order else list(arrays)
     y = cupy.empty(views[0].shape, first.dtype)
     if y.size:
@@ -33,6 +35,35 @@ def _elementwise(function: str, *arrays: Any) -> Any:
         pieces = -(-y.size * y.itemsize // 16)
         run(blocks(pieces, _THREADS), (_THREADS,), (*views, y, np.int64(y.size), np.int64(packs)))
     return y.transpose(np.argsort(order).tolist()) if y.ndim else y
+
+
+def _order(x: Any) -> list[int]:
+    """The dimensions of an array, from that whose elements are furthest from each other in memory."""
+    return sorted(range(x.ndim), key=lambda d: -x.strides[d])
+
+
+def converted(x: Any, dtype: Any) -> Any:
+    """x in another dtype, in the same order in memory."""
+    import cupy
+
+    order, dtype = _order(x), np.dtype(dtype)
+    view = x.transpose(order) if order else x
+    quick = dtype != x.dtype and {dtype, x.dtype} <= {np.dtype(np.float32), *HALVES}
+    if not quick or x.size < _FEW or not view.flags.c_contiguous:
+        return x.astype(dtype)
+    y = cupy.empty(view.shape, dtype)
+    eights = 0 if x.data.ptr % 16 else x.size // 8
+    run = kernel("elementwise", f"convert<{CTYPES[x.dtype]}, {CTYPES[dtype]}>")
+    run(blocks(-(-x.size // 8), _THREADS), (_THREADS,), (view, y, np.int64(x.size), np.int64(eights)))
+    return y.transpose(np.argsort(order).tolist())
+
+
+def add(x: Any, y: Any) -> Any:
+    """x + y, of one shape and dtype, in x's order in memory, which CuPy keeps only where it is that of the indices."""
+    halves = x.dtype in HALVES
+    if not halves and (x.dtype.kind != "f" or x.flags.c_contiguous and y.flags.c_contiguous):
+        return x + y
+    return _elementwise("Add", x, y)
 
 
 def relu(x: Any) -> Any:

@@ -15,7 +15,7 @@ from dtrain.backend.reference.conv import (
     convolution_weight_grad,
 )
 from dtrain.backend.reference.ctc import ctc, ctc_grad
-from dtrain.backend.reference.elementwise import each_element, erf, gelu, gelu_grad, relu, relu_grad
+from dtrain.backend.reference.elementwise import add, each_element, erf, gelu, gelu_grad, relu, relu_grad
 from dtrain.backend.reference.error_function import erfc, erfcx, erfinv, log_ndtr, ndtri
 from dtrain.backend.reference.gamma import digamma, lgamma, polygamma, zeta
 from dtrain.backend.reference.logits import (
@@ -50,6 +50,7 @@ from dtrain.backend.reference.table import add_at, dropout_mask, embedding_grad
 __all__ = [
     "adaptive_avg_pool",
     "adaptive_avg_pool_grad",
+    "add",
     "add_at",
     "attention",
     "attention_grad",

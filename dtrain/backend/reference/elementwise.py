@@ -1,4 +1,4 @@
-"""ReLU, erf and GELU."""
+"""Sums, ReLU, erf and GELU."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.backend.halves import bfloat16, halved, in_float32, widened
+from dtrain.backend.halves import HALVES, bfloat16, halved, in_float32, widened
 
-__all__ = ["each_element", "erf", "gelu", "gelu_grad", "relu", "relu_grad"]
+__all__ = ["add", "each_element", "erf", "gelu", "gelu_grad", "relu", "relu_grad"]
 
 _MINUS_INFINITY = 0xFF80  # of bfloat16; above are the NaNs whose sign is set
+
+
+def add(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """x + y, of one shape and dtype; two-byte floats are added in float32."""
+    return halved(widened(x) + widened(y), x.dtype) if x.dtype in HALVES else x + y
 
 
 def relu(x: np.ndarray) -> np.ndarray:

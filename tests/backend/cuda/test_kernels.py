@@ -9,7 +9,7 @@ import pytest
 
 from dtrain.backend import reference
 from dtrain.backend.cuda import table
-from dtrain.backend.halves import bfloat16
+from dtrain.backend.halves import bfloat16, converted
 from dtrain.backend.random import Purpose, stream
 from dtrain.gpucheck.kernels import DTYPES, attention_cases, compare, image_cases, kernel_cases
 from tests.cuda_on_cpu.emulator import checking
@@ -116,7 +116,24 @@ def test_memory_layouts(gpu):
         np.testing.assert_array_equal(gpu.host(y), reference.relu(view(x)))
         got = gpu.host(cuda.softmax(view(whole), 0))
         np.testing.assert_allclose(got, reference.softmax(view(x), 0), rtol=1e-6)
-    assert cuda.relu(whole.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2).flags.c_contiguous
+    last = whole.transpose(0, 2, 3, 1)
+    for y in (cuda.relu(last), cuda.add(last, gpu.array(x.transpose(0, 2, 3, 1).copy()))):
+        assert y.transpose(0, 3, 1, 2).flags.c_contiguous
+
+
+@pytest.mark.parametrize("before", [np.float32, bfloat16, np.float16], ids=str)
+@pytest.mark.parametrize("after", [np.float32, bfloat16, np.float16], ids=str)
+def test_other_dtypes(gpu, before, after):
+    x = np.random.default_rng(0).standard_normal((37, 41, 49))
+    x[0, 0, :5] = np.inf, -np.inf, np.nan, 0, 1e5
+    with np.errstate(over="ignore"):
+        x = x.astype(before)
+    for view in (lambda a: a, lambda a: a.transpose(2, 0, 1), lambda a: a.reshape(-1)[1:], lambda a: a[:, :, ::2]):
+        with np.errstate(all="ignore"), checking("random"):
+            got, expected = converted(view(gpu.array(x)), after), view(x).astype(after)
+        assert got.dtype == after
+        np.testing.assert_array_equal(gpu.host(got).astype(np.float32), expected.astype(np.float32))
+    assert converted(gpu.array(x).transpose(2, 0, 1), after).transpose(1, 2, 0).flags.c_contiguous
 
 
 def _cuda():

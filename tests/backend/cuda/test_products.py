@@ -72,6 +72,19 @@ def test_views(gpu, name, dtype):
         np.testing.assert_array_equal(gpu.host(out), expected.astype(dtype))
 
 
+@pytest.mark.parametrize("batch", [(), (2, 3)], ids=str)
+def test_lines_of_large_matrices_begin_on_16_bytes(gpu, batch, monkeypatch):
+    monkeypatch.setattr(cublaslt, "_LARGE", 64 * 65)
+    rng = np.random.default_rng(0)
+    weight, x, small = (rng.integers(-2, 3, (*batch, *s)).astype(bfloat16) for s in ((71, 65), (64, 65), (3, 65)))
+    for a, b in ((x, weight.swapaxes(-1, -2)), (weight, x.swapaxes(-1, -2)), (x.swapaxes(-1, -2), x)):
+        z = _product(gpu.asarray(a), gpu.asarray(b))
+        np.testing.assert_array_equal(gpu.host(z), (a.astype(np.float32) @ b.astype(np.float32)).astype(bfloat16))
+        assert not any(line % 8 for line in gpu.cublaslt.seen[-1].lines)
+    _product(gpu.asarray(small), gpu.asarray(weight.swapaxes(-1, -2)))  # of few rows: not worth a copy
+    assert gpu.cublaslt.seen[-1].lines == [65, 65, 71]
+
+
 def test_a_layer_of_two_byte_floats_makes_no_others(gpu):
     """Batched products too: neither they nor the bias are made in float32 beside the library."""
     x = dtrain.randn(2, 4, 8, dtype=dtrain.bfloat16).to("cuda").requires_grad_()
