@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dtrain.backend.cuda.elementwise import rows_of
 from dtrain.backend.halves import bfloat16
 from dtrain.backend.precision import get_float32_matmul_precision
 
@@ -37,8 +38,8 @@ _WORKSPACE, _ALIGNMENTS = 1, (5, 6, 7, 8)
 _NOT_SUPPORTED = 15
 # Bytes that an algorithm may use beside: what NVIDIA advises for H100, and older GPUs need less.
 WORKSPACE = 32 << 20
-# Of which elements on, and with how many rows and columns at least, a matrix is worth a copy that lies on 16 bytes.
-_LARGE, _WIDE = 1 << 20, 64
+# Of how many multiplications on.
+_LARGE = 1 << 28
 
 
 def product(x: Any, y: Any, bias: Any = None, out: Any = None) -> Any:
@@ -50,15 +51,15 @@ def product(x: Any, y: Any, bias: Any = None, out: Any = None) -> Any:
 
     batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     (i, k), j, many = x.shape[-2:], y.shape[-1], math.prod(batch)
-    level = x.itemsize == 2 and min(i, k, j) >= _WIDE
-    if out is None:
-        out = (_level if level else cupy.empty)((*batch, i, j), x.dtype)
+    if out is None and not batch and x.itemsize == 2 and _is_worth_padding(i, k, j):
+        return product(_padded(x), _padded(y), None if bias is None else _padded(bias[None])[0])[:i, :j]
+    out = cupy.empty((*batch, i, j), x.dtype) if out is None else out
     if not out.size:
         return out
     if not k:
         out[...] = 0 if bias is None else bias
         return out
-    first, second, result = _operand(y, batch, level), _operand(x, batch, level), _operand(out, batch)
+    first, second, result = _operand(y, batch), _operand(x, batch), _operand(out, batch)
     if result.layout[0] or result.array.data.ptr != out.data.ptr:  # no way to write there
         found = product(x, y, bias)
         if found is not None:
@@ -86,17 +87,20 @@ class _Operand(NamedTuple):
     layout: tuple[bool, int, int]
 
 
-def _level(shape: Sequence[int], dtype: Any) -> Any:
-    """An array for a result. Where its matrices are large, their rows begin on 16 bytes: tensor cores ask for that."""
-    import cupy
-
-    *rest, rows, columns = shape
-    step = 16 // dtype.itemsize if rows * columns >= _LARGE else 1
-    return cupy.empty((*rest, rows, -(-columns // step) * step), dtype)[..., :columns]
+def _is_worth_padding(*sizes: int) -> bool:
+    """Whether sizes are made multiples of 8: else large products of two-byte floats take four times as long."""
+    return any(n % 8 for n in sizes) and min(sizes) >= 64 and math.prod(sizes) >= _LARGE
 
 
-def _operand(x: Any, batch: Sequence[int], level: bool = False) -> _Operand:
-    """level: a large matrix whose lines do not begin on 16 bytes is copied to where they do."""
+def _padded(x: Any) -> Any:
+    """A matrix with zeros behind its rows and columns, up to multiples of 8; it lies by rows or columns, as x does."""
+    if x.strides[-1] != x.itemsize and x.strides[0] == x.itemsize:
+        return _padded(x.T).T
+    rows, columns = (-(-n // 8) * 8 for n in x.shape)
+    return x if (rows, columns) == x.shape and not x.strides[0] % 16 else rows_of(x, x.dtype, rows, columns)
+
+
+def _operand(x: Any, batch: Sequence[int]) -> _Operand:
     import cupy
 
     *own, rows, columns = x.shape
@@ -111,11 +115,6 @@ def _operand(x: Any, batch: Sequence[int], level: bool = False) -> _Operand:
     by_columns = (down == size or rows == 1) and (columns == 1 or along >= rows * size)
     if not (by_rows or by_columns) or any(stride < 0 or stride % size for stride in x.strides):
         x, by_rows = cupy.ascontiguousarray(x), True
-    if level and (x.strides[-2] if by_rows else x.strides[-1]) % 16 and rows * columns >= _LARGE:
-        levelled = _level(x.shape if by_rows else (*x.shape[:-2], columns, rows), x.dtype)
-        x_of = levelled if by_rows else levelled.swapaxes(-1, -2)
-        x_of[...] = x
-        x = x_of
     *step, down, along = (stride // size for stride in x.strides)
     length, lines, line = (columns, rows, down) if by_rows else (rows, columns, along)
     return _Operand(x, (not by_rows, line if lines > 1 else length, step[0] if step else 0))

@@ -78,3 +78,24 @@ template <typename S, typename T> __global__ void convert(const S* x, T* y, inde
   }
   for (index_t i = eights * 8 + first; i < n; i += step) y[i] = narrow<T>(widen(x[i]));
 }
+
+// y (rows, columns) = x (given, width) in another type, whose lines are `line` elements apart, with zeros around it. Each
+// block takes UNROLL * blockDim.x neighbours of a row.
+template <typename S, typename T>
+__global__ void convert_rows(const S* x, T* y, int given, int width, index_t line, int rows, int columns) {
+  constexpr int UNROLL = 8;
+  const int first = blockIdx.x * UNROLL * blockDim.x + threadIdx.x;
+  for (int r = blockIdx.y; r < rows; r += gridDim.y) {
+    S in[UNROLL];
+#pragma unroll
+    for (int k = 0; k < UNROLL; ++k) {
+      const int c = first + k * blockDim.x;
+      if (r < given && c < width) in[k] = x[r * line + c];
+    }
+#pragma unroll
+    for (int k = 0; k < UNROLL; ++k) {
+      const int c = first + k * blockDim.x;
+      if (c < columns) y[r * index_t(columns) + c] = narrow<T>(r < given && c < width ? widen(in[k]) : 0);
+    }
+  }
+}

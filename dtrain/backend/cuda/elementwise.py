@@ -9,7 +9,7 @@ import numpy as np
 from dtrain.backend.cuda.loader import CTYPES, blocks, kernel
 from dtrain.backend.halves import HALVES
 
-__all__ = ["add", "converted", "erf", "gelu", "gelu_grad", "relu", "relu_grad"]
+__all__ = ["add", "converted", "erf", "gelu", "gelu_grad", "relu", "relu_grad", "rows_of"]
 
 _THREADS = 256
 _FEW = 1 << 16  # elements that CuPy converts as fast
@@ -49,13 +49,33 @@ def converted(x: Any, dtype: Any) -> Any:
     order, dtype = _order(x), np.dtype(dtype)
     view = x.transpose(order) if order else x
     quick = dtype != x.dtype and {dtype, x.dtype} <= {np.dtype(np.float32), *HALVES}
-    if not quick or x.size < _FEW or not view.flags.c_contiguous:
+    if not quick or x.size < _FEW:
         return x.astype(dtype)
+    if not view.flags.c_contiguous:
+        return rows_of(x, dtype, *x.shape) if x.ndim == 2 and x.strides[1] == x.itemsize else x.astype(dtype)
     y = cupy.empty(view.shape, dtype)
     eights = 0 if x.data.ptr % 16 else x.size // 8
     run = kernel("elementwise", f"convert<{CTYPES[x.dtype]}, {CTYPES[dtype]}>")
     run(blocks(-(-x.size // 8), _THREADS), (_THREADS,), (view, y, np.int64(x.size), np.int64(eights)))
     return y.transpose(np.argsort(order).tolist())
+
+
+def rows_of(x: Any, dtype: Any, rows: int, columns: int) -> Any:
+    """A matrix, whose rows may lie apart, in another dtype and one after another, with zeros up to (rows, columns)."""
+    import cupy
+
+    x = x if x.strides[1] == x.itemsize and not x.strides[0] % x.itemsize else cupy.ascontiguousarray(x)
+    y = cupy.empty((rows, columns), dtype)
+    ints = (
+        np.int32(len(x)),
+        np.int32(x.shape[1]),
+        np.int64(x.strides[0] // x.itemsize),
+        np.int32(rows),
+        np.int32(columns),
+    )
+    run = kernel("elementwise", f"convert_rows<{CTYPES[x.dtype]}, {CTYPES[y.dtype]}>")
+    run((-(-columns // (8 * _THREADS)), min(rows, 65535)), (_THREADS,), (x, y, *ints))
+    return y
 
 
 def add(x: Any, y: Any) -> Any:

@@ -35,6 +35,7 @@ INSTANCES = {
         *(f"unary<{f}, {t}>" for f in ("Relu", "Gelu", "Erf") for t in TYPES),
         *(f"binary<{f}, {t}>" for f in ("Add", "ReluGrad", "GeluGrad") for t in TYPES),
         *(f"convert<{s}, {t}>" for s in TYPES for t in TYPES if "double" not in (s, t) and s != t),
+        *(f"convert_rows<{s}, {t}>" for s in TYPES for t in TYPES if "double" not in (s, t)),
     ],
     "images": [
         f"{name}<{t}, {whole}>"

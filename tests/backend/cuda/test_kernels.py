@@ -128,7 +128,13 @@ def test_other_dtypes(gpu, before, after):
     x[0, 0, :5] = np.inf, -np.inf, np.nan, 0, 1e5
     with np.errstate(over="ignore"):
         x = x.astype(before)
-    for view in (lambda a: a, lambda a: a.transpose(2, 0, 1), lambda a: a.reshape(-1)[1:], lambda a: a[:, :, ::2]):
+    for view in (
+        lambda a: a,
+        lambda a: a.transpose(2, 0, 1),
+        lambda a: a.reshape(-1)[1:],
+        lambda a: a[:, :, ::2],
+        lambda a: a.reshape(37, -1)[:, :-7],
+    ):
         with np.errstate(all="ignore"), checking("random"):
             got, expected = converted(view(gpu.array(x)), after), view(x).astype(after)
         assert got.dtype == after

@@ -72,16 +72,21 @@ def test_views(gpu, name, dtype):
         np.testing.assert_array_equal(gpu.host(out), expected.astype(dtype))
 
 
-@pytest.mark.parametrize("batch", [(), (2, 3)], ids=str)
-def test_lines_of_large_matrices_begin_on_16_bytes(gpu, batch, monkeypatch):
-    monkeypatch.setattr(cublaslt, "_LARGE", 64 * 65)
+def test_large_products_have_multiples_of_8(gpu, monkeypatch):
+    monkeypatch.setattr(cublaslt, "_LARGE", 64 * 65 * 66)
     rng = np.random.default_rng(0)
-    weight, x, small = (rng.integers(-2, 3, (*batch, *s)).astype(bfloat16) for s in ((71, 65), (64, 65), (3, 65)))
-    for a, b in ((x, weight.swapaxes(-1, -2)), (weight, x.swapaxes(-1, -2)), (x.swapaxes(-1, -2), x)):
-        z = _product(gpu.asarray(a), gpu.asarray(b))
-        np.testing.assert_array_equal(gpu.host(z), (a.astype(np.float32) @ b.astype(np.float32)).astype(bfloat16))
-        assert not any(line % 8 for line in gpu.cublaslt.seen[-1].lines)
-    _product(gpu.asarray(small), gpu.asarray(weight.swapaxes(-1, -2)))  # of few rows: not worth a copy
+    weight, x, small = (rng.integers(-2, 3, s).astype(bfloat16) for s in ((71, 65), (66, 65), (3, 65)))
+    bias = rng.integers(-2, 3, 71).astype(bfloat16)
+    wide = [gpu.asarray(np.pad(a, ((0, 3), (0, 4))))[: len(a), : a.shape[1]] for a in (x, weight)]  # rows lie apart
+    for a, b in ((x, weight.T), (weight, x.T), (x.T, x), (wide[0], weight.T), (wide[1], x.T), (x.T, wide[0])):
+        a, b, c = gpu.asarray(a), gpu.asarray(b), gpu.asarray(bias)[: b.shape[1]]
+        expected = [gpu.host(m).astype(np.float32) for m in (a, b, c)]
+        for of in (None, c):
+            z = gpu.host(_product(a, b, bias=of)).astype(np.float32)
+            np.testing.assert_array_equal(z, expected[0] @ expected[1] + (0 if of is None else expected[2]))
+            seen = gpu.cublaslt.seen[-1]
+            assert not any(n % 8 for n in (*seen.lines, seen.inner, seen.shape[2]))
+    _product(gpu.asarray(small), gpu.asarray(weight.T))  # of few rows: not worth a copy
     assert gpu.cublaslt.seen[-1].lines == [65, 65, 71]
 
 
