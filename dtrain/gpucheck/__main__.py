@@ -57,20 +57,14 @@ def _versions(report: Report, cupy: Any) -> None:
 
 
 def _kernels(report: Report, cupy: Any) -> None:
-    cases = [
-        *kernels.kernel_cases(33, 1000),
-        *kernels.kernel_cases(7, 4099),
-        *kernels.image_cases(),
-        *kernels.attention_cases(),
-    ]
-    for dtype in kernels.DTYPES:
-        for name, run, given in cases:
+    kernels.compile_all()
+    for dtype, name, run, given in kernels.all_cases():
 
-            def check(name: str = name, run: Any = run, given: Any = given, dtype: Any = dtype) -> None:
-                error = kernels.compare(dtype, run, given, cupy.asarray)
-                report.say("kernels", f"{name}, {dtype}, {given[next(iter(given))].shape}", error, error <= 1)
+        def check(name: str = name, run: Any = run, given: Any = given, dtype: Any = dtype) -> None:
+            error = kernels.compare(dtype, run, given, cupy.asarray)
+            report.say("kernels", f"{name}, {dtype}, {given[next(iter(given))].shape}", error, error <= 1)
 
-            report.attempt("kernels", f"{name}, {dtype}", check)
+        report.attempt("kernels", f"{name}, {dtype}", check)
 
 
 def _training(report: Report) -> None:

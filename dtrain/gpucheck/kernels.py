@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -10,7 +15,7 @@ import numpy as np
 from dtrain.backend import reference, xp_of
 from dtrain.backend.halves import bfloat16, finfo
 
-__all__ = ["DTYPES", "attention_cases", "compare", "image_cases", "kernel_cases"]
+__all__ = ["DTYPES", "all_cases", "attention_cases", "compare", "compile_all", "image_cases", "kernel_cases"]
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64), bfloat16, np.dtype(np.float16))
 
@@ -176,6 +181,30 @@ def attention_cases(
 
                 what = f"causal={causal}{', biased' * has_bias}, dropout={dropout}"
                 yield f"attention of {queries} to {keys} with {d} columns, {what}", run, given
+
+
+def all_cases() -> Iterator[tuple[Any, str, Callable[..., Any], dict[str, Any]]]:
+    """Every case with every dtype: (dtype, name, function, arrays)."""
+    cases = [*kernel_cases(33, 1000), *kernel_cases(7, 4099), *image_cases(), *attention_cases()]
+    return ((dtype, *case) for dtype in DTYPES for case in cases)
+
+
+def compile_all() -> None:
+    """Run all cases in as many processes as there are processors: the kernels then lie compiled in CuPy's cache."""
+    n = min(16, os.cpu_count() or 1)
+    command = [sys.executable, "-c", f"from {__name__} import _compile; _compile()"]
+    shares = [subprocess.Popen([*command, str(i), str(n)], stderr=subprocess.DEVNULL) for i in range(n)]
+    for share in shares:
+        share.wait()  # what fails in one fails again where it is reported
+
+
+def _compile() -> None:
+    import cupy
+
+    first, step = map(int, sys.argv[1:])
+    for dtype, _, run, given in islice(all_cases(), first, None, step):
+        with suppress(Exception):
+            compare(dtype, run, given, cupy.asarray)
 
 
 def compare(dtype: Any, run: Callable[..., Any], given: dict[str, Any], device: Callable[[Any], Any]) -> float:
