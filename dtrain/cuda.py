@@ -8,7 +8,7 @@ from typing import Any
 from dtrain.autograd.memory import allocated
 from dtrain.backend import random
 from dtrain.backend.gpus import count, require
-from dtrain.cuda_graph import CapturedStep
+from dtrain.captured import CapturedStep
 
 __all__ = [
     "CapturedStep", "OutOfMemoryError", "capture", "current_device", "device_count", "empty_cache",

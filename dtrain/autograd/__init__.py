@@ -12,6 +12,7 @@ from dtrain.autograd.mode import enable_grad, inference_mode, is_grad_enabled, n
 from dtrain.autograd.nested import map_tensors
 from dtrain.autograd.op import Into, Joint, op
 from dtrain.autograd.recorded import Recorded
+from dtrain.autograd.tape import Tape, as_one_call
 from dtrain.autograd.tensor import Tensor, device
 from dtrain.autograd.under_way import backward_root, on_backward_end
 from dtrain.autograd.writes import mark_written
@@ -21,7 +22,9 @@ __all__ = [
     "Into",
     "Joint",
     "Recorded",
+    "Tape",
     "Tensor",
+    "as_one_call",
     "backward",
     "backward_root",
     "check_grads",

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd.graph import Joint, grad
+from dtrain.autograd.graph import grad
 from dtrain.autograd.mode import enable_grad
 from dtrain.autograd.op import op
+from dtrain.autograd.pullbacks import Joint
 from dtrain.autograd.tensor import Tensor
 from dtrain.backend import xp_of
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dtrain.autograd.memory import explain
+from dtrain.autograd.mode import mode
+from dtrain.autograd.pullbacks import Into, Joint
 from dtrain.autograd.under_way import under_way
 from dtrain.autograd.writes import check_unspoiled, writes
 from dtrain.backend import Array, backend_of, on_gpu, xp_of
@@ -23,42 +25,7 @@ from dtrain.backend.halves import halved, widened
 if TYPE_CHECKING:
     from dtrain.autograd.tensor import Tensor
 
-__all__ = ["PASSING", "Into", "Joint", "Node", "Pieces", "backward", "grad", "walk"]
-
-
-class Joint:
-    """A pullback that yields all gradients of an op at once.
-
-    `function(g, needs)` returns a sequence with one gradient (or None) per positional input;
-    `needs[i]` says whether input i wants one. Where the op returns a tuple, g is the list of the
-    gradients of its elements, None for an element that was not used.
-    """
-
-    __slots__ = ("function",)
-
-    def __init__(self, function: Callable[[Any, Sequence[bool]], Sequence[Array | None]]) -> None:
-        self.function = function
-
-
-class Into:
-    """A pullback that can write a gradient to where it will be kept: `function(g, out)`, out an array or None."""
-
-    __slots__ = ("function",)
-
-    def __init__(self, function: Callable[[Any, Array | None], Array]) -> None:
-        self.function = function
-
-    def __call__(self, g: Any) -> Array:
-        return self.function(g, None)
-
-
-class Pieces(list[Any]):
-    """Gradients of the elements of an op that returns a tuple, added element by element."""
-
-    def __add__(self, other: list[Any]) -> Pieces:
-        return Pieces(b if a is None else a if b is None else a + b for a, b in zip(self, other, strict=True))
-
-    __iadd__ = __add__  # type: ignore[assignment]
+__all__ = ["PASSING", "Node", "backward", "grad", "walk"]
 
 
 class Node:
@@ -124,7 +91,7 @@ def backward(
     roots, seeds = _roots(tensors, grad_tensors)
     retain = create_graph if retain_graph is None else retain_graph
     nodes = [root.node for root in roots]
-    with under_way(roots[0]):
+    with under_way(roots[0]) if mode.tape is None else mode.tape.block(under_way, roots[0]):
         if inputs is None:
             walk(nodes, seeds, retain_graph=retain, create_graph=create_graph)
             return
@@ -214,7 +181,7 @@ def _roots(tensors: Any, grads: Any) -> tuple[list[Tensor], list[Array]]:
         else:
             if tuple(g.shape) != root.shape:
                 raise ValueError(f"the gradient has shape {tuple(g.shape)}, its tensor {root.shape}")
-            seeds.append(g if g.requires_grad else g.array.astype(root.array.dtype, copy=False))
+            seeds.append(g if g.requires_grad or g.dtype == root.dtype else g.array.astype(root.dtype))
     return roots, seeds
 
 
@@ -314,7 +281,7 @@ def _propagate(
     accumulate: bool,
     again: Callable[..., Sequence[Any]] | None,
 ) -> None:
-    ready = [start]
+    ready, tape = [start], mode.tape
     while ready:
         node = ready.pop()
         g, node.grad, node.owned = node.grad, None, False
@@ -327,10 +294,12 @@ def _propagate(
         if node.leaf is not None:
             leaf = node.leaf()
             if accumulate and g is not None and leaf is not None and leaf.requires_grad:
-                if again is None:
+                if again is not None:
+                    _deliver(leaf, g)
+                elif tape is None:
                     leaf.receive(g)
                 else:
-                    _deliver(leaf, g)
+                    tape.call(leaf.receive, (g,))
             continue
         parents, pullbacks = node.parents, node.pullbacks
         gradients: Sequence[Any] | None = None
@@ -384,6 +353,8 @@ def _propagate(
 
 def _sum(a: Any, b: Any) -> Any:
     """Two gradients of one array; those of two-byte floats are added in float32."""
+    if mode.tape is not None:
+        return mode.tape.call(_sum, (a, b))
     if on_gpu(a) and on_gpu(b) and a.shape == b.shape and a.dtype == b.dtype:
         return backend_of(a).add(a, b)
     return halved(widened(a) + widened(b), b.dtype) if getattr(b, "itemsize", 0) == 2 else a + b

@@ -15,6 +15,8 @@ class _Mode(threading.local):
     enabled = True
     # Inside of `autocast`: the dtype of matrix products and convolutions by kind of device, {"cpu": bfloat16}.
     autocast: dict[str, Any] | None = None
+    # While a step is noted, to be replayed: the `Tape`.
+    tape: Any = None
 
 
 mode = _Mode()

@@ -44,9 +44,10 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd.graph import Into, Joint, Node, Pieces
+from dtrain.autograd.graph import Node
 from dtrain.autograd.memory import explain
 from dtrain.autograd.mode import mode
+from dtrain.autograd.pullbacks import Into, Joint, Pieces
 from dtrain.autograd.tensor import Tensor
 from dtrain.backend import device_of, on_gpu, to_device
 from dtrain.backend.halves import HALVES, converted, halved, is_float, widened
@@ -113,7 +114,11 @@ def op(function: Callable[..., Any] | None = None, *, halves: bool = False, lowe
             else:
                 arrays.append(a)
         try:
-            value, pullbacks = rule(*arrays, **kwargs) if wide else function(*arrays, **kwargs)
+            if mode.tape is not None:
+                arrays = [mode.tape.array_of(a) if isinstance(a, Tensor) else a for a in args]
+                value, pullbacks = mode.tape.call(rule if wide else function, arrays, kwargs)
+            else:
+                value, pullbacks = rule(*arrays, **kwargs) if wide else function(*arrays, **kwargs)
         except ValueError as error:
             if not str(error).startswith("operands could not be broadcast"):
                 raise

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd.graph import PASSING, Joint, Node, walk
+from dtrain.autograd.graph import PASSING, Node, walk
 from dtrain.autograd.mode import enable_grad
 from dtrain.autograd.op import PIECE, op
+from dtrain.autograd.pullbacks import Joint
 from dtrain.autograd.tensor import Tensor
 from dtrain.backend import NoKernelError
 

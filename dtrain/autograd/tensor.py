@@ -61,7 +61,7 @@ class Tensor:
     __array_ufunc__ = None  # array * tensor is the tensor's business
 
     def __init__(self, array: Array, requires_grad: bool = False, node: Node | None = None) -> None:
-        self.array = array if array.__class__ is np.ndarray else _as_array(array)
+        self.array = array if array.__class__ is np.ndarray else _as_array(array, self)
         self.requires_grad = requires_grad
         self.grad: Tensor | None = None
         self._node = node  # what computed it; for a leaf, its own node once it is used
@@ -144,7 +144,7 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same array without the graph."""
-        return Tensor(self.array)
+        return Tensor(self.array if mode.tape is None else mode.tape.array_of(self))
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Record operations on this tensor from now on. Raises RuntimeError unless it is floating-point."""
@@ -178,7 +178,7 @@ class Tensor:
     @property
     def data(self) -> Tensor:
         """The same array without the graph. Assigning copies into the present array where the shapes agree."""
-        return Tensor(self.array)
+        return self.detach()
 
     @data.setter
     def data(self, value: Tensor) -> None:
@@ -219,17 +219,22 @@ class Tensor:
             raise RuntimeError(
                 "this tensor requires a gradient, which its NumPy array cannot carry: use tensor.detach().numpy()"
             )
+        return self._values()
+
+    def _values(self) -> np.ndarray:
+        if mode.tape is not None:
+            mode.tape.give_up("values are looked at outside of dtrain's operations")
         return to_numpy(self.array)
 
     def item(self) -> Any:
         """The only element as a Python number. Raises ValueError for more or fewer elements."""
         if self.array.size != 1:
             raise ValueError(f"item() needs a tensor of one element, this one has shape {self.shape}")
-        return to_numpy(self.array).item()
+        return self._values().item()
 
     def tolist(self) -> Any:
         """The elements as nested lists of Python numbers."""
-        return to_numpy(self.array).tolist()
+        return self._values().tolist()
 
     def cpu(self) -> Tensor:
         """This tensor on the CPU."""
@@ -260,7 +265,7 @@ class Tensor:
         there = to_device(self.array, place) if place is not None else self.array
         if there is self.array and there.dtype == dtype and not copy:
             return self
-        if mode.enabled and self.requires_grad and is_float(dtype):
+        if mode.tape is not None or mode.enabled and self.requires_grad and is_float(dtype):
             from dtrain.autograd.op import cast
 
             return cast(self, dtype, device_of(there))
@@ -298,7 +303,7 @@ class Tensor:
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
-        body = np.array2string(to_numpy(self.array), separator=", ", precision=4, prefix="tensor(")
+        body = np.array2string(self._values(), separator=", ", precision=4, prefix="tensor(")
         usual = self.dtype in (np.float32, np.int64, np.bool_)
         notes = "" if usual else f", dtype={self.dtype}"
         if not self.is_leaf and self._node is not None:
@@ -318,7 +323,7 @@ class Tensor:
         return twin
 
     def __reduce__(self) -> Any:
-        return _rebuild, (type(self), to_numpy(self.array), self.requires_grad)
+        return _rebuild, (type(self), self._values(), self.requires_grad)
 
     if TYPE_CHECKING:
         # Bound by dtrain.ops.methods.
@@ -355,12 +360,12 @@ class _Handle:
         self.hooks.pop(self.number, None)
 
 
-def _as_array(value: Any) -> Array:
-    """A NumPy scalar (what reductions give) as an array of no dimensions."""
+def _as_array(value: Any, tensor: Tensor) -> Array:
+    """The array for a tensor: of a NumPy scalar (what reductions give), one of no dimensions."""
     if isinstance(value, (np.generic, int, float, bool)):
         return np.asarray(value)
     xp_of(value)
-    return value
+    return mode.tape.made(tensor, value) if mode.tape is not None and hasattr(value, "tape") else value
 
 
 def _rebuild(cls: type[Tensor], array: Array, requires_grad: bool) -> Tensor:

@@ -108,8 +108,8 @@ def refill() -> Refill | None:
 
 
 @contextmanager
-def under(capture: Capture) -> Iterator[Capture]:
-    """Inside, this thread's work belongs to the capture."""
+def under(capture: Capture | None) -> Iterator[Any]:
+    """Inside, this thread's work belongs to the capture, or to none."""
     before, _here.capture = _here.capture, capture
     try:
         yield capture

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor
+from dtrain.autograd import Tensor, as_one_call
 from dtrain.autograd.graph import walk
 from dtrain.autograd.mode import mode
 from dtrain.autograd.under_way import under_way
@@ -265,6 +265,7 @@ class Module(Hooked, Stateful):
         """Training behaviour off, here and below."""
         return self.train(False)
 
+    @as_one_call
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients, or set them to zero."""
         for p in self.parameters():

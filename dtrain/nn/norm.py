@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor
+from dtrain.autograd import Tensor, as_one_call
 from dtrain.backend import Array
 from dtrain.nn.module import Module
 from dtrain.nn.parameter import Parameter
@@ -61,7 +61,7 @@ class _BatchNorm(Module):
             raise ValueError(f"{type(self).__name__} takes inputs of {expected} dimensions, got shape {input.shape}")
         if not (self.training and self.num_batches_tracked is not None):
             return self.momentum or 0.0
-        self.num_batches_tracked.array += 1
+        _count(self.num_batches_tracked)
         # None: the plain average over all batches.
         return 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
 
@@ -70,6 +70,11 @@ class _BatchNorm(Module):
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
             f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
         )
+
+
+@as_one_call
+def _count(batches: Tensor) -> None:
+    batches.array += 1
 
 
 class BatchNorm1d(_BatchNorm):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor
+from dtrain.autograd import Tensor, as_one_call
 from dtrain.backend import to_device
 from dtrain.backend.halves import HALVES, finfo, is_float
 from dtrain.ops.draws import next_draw
@@ -76,6 +76,7 @@ def from_numpy(array: np.ndarray) -> Tensor:
     return Tensor(array)
 
 
+@as_one_call
 def full(size: Any, fill_value: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor of one value; dtype by the kind of the value."""
     if dtype is None:
@@ -83,21 +84,25 @@ def full(size: Any, fill_value: Any, dtype: Any = None, device: Any = None, requ
     return _make(np.full(size, fill_value, dtype), device, requires_grad)
 
 
+@as_one_call
 def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Zeros of a shape: zeros(2, 3) or zeros((2, 3)); float32 by default."""
     return _make(np.zeros(_shape(size), dtype or default_dtype), device, requires_grad)
 
 
+@as_one_call
 def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Ones of a shape; float32 by default."""
     return _make(np.ones(_shape(size), dtype or default_dtype), device, requires_grad)
 
 
+@as_one_call
 def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor of a shape with elements of no particular value."""
     return _make(np.empty(_shape(size), dtype or default_dtype), device, requires_grad)
 
 
+@as_one_call
 def eye(n: int, m: int | None = None, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Ones on the diagonal of an (n, m) matrix, zeros elsewhere; m is n by default. ValueError below 0."""
     if min(n, n if m is None else m) < 0:
@@ -105,6 +110,7 @@ def eye(n: int, m: int | None = None, dtype: Any = None, device: Any = None, req
     return _make(np.eye(n, m, dtype=dtype or default_dtype), device, requires_grad)
 
 
+@as_one_call
 def arange(
     start: Any, end: Any = None, step: Any = 1, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
@@ -127,6 +133,7 @@ def arange(
     return _make((start + np.arange(count) * step).astype(dtype), device, requires_grad)
 
 
+@as_one_call
 def linspace(
     start: Any, end: Any, steps: int, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
@@ -138,6 +145,7 @@ def linspace(
     return _make(_spaced("linspace", start, end, steps, dtype).astype(dtype), device, requires_grad)
 
 
+@as_one_call
 def logspace(
     start: Any,
     end: Any,
@@ -171,11 +179,13 @@ def _spaced(name: str, start: Any, end: Any, steps: int, dtype: np.dtype) -> np.
     return np.where(i < steps / 2 if steps > 1 else i == 0, first + i * step, last - (steps - 1 - i) * step)
 
 
+@as_one_call
 def scalar_tensor(s: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A number as a tensor without dimensions; float32 by default."""
     return _make(np.asarray(s, dtype or default_dtype), device, requires_grad)
 
 
+@as_one_call
 def rand(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Uniform draws from [0, 1): a function of (seed, step, microbatch, call), see `manual_seed`."""
     dtype = np.dtype(dtype or default_dtype)
@@ -186,6 +196,7 @@ def rand(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool 
     return _make(drawn, device, requires_grad)
 
 
+@as_one_call
 def randn(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Draws from the normal distribution of mean 0 and variance 1."""
     dtype = np.dtype(dtype or default_dtype)
@@ -200,6 +211,7 @@ def _drawn(dtype: np.dtype) -> Any:
     return np.float64 if dtype == np.float64 else np.float32
 
 
+@as_one_call
 def randint(
     low: Any, high: Any = None, size: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
@@ -211,6 +223,7 @@ def randint(
     return _make(next_draw().integers(low, high, tuple(size)).astype(dtype or np.int64), device, requires_grad)
 
 
+@as_one_call
 def randperm(n: int, dtype: Any = None, device: Any = None) -> Tensor:
     """The numbers 0 to n - 1 in random order."""
     return _make(next_draw().permutation(n).astype(dtype or np.int64), device, False)

@@ -6,7 +6,7 @@ import math
 import warnings
 from typing import Any
 
-from dtrain.autograd import op
+from dtrain.autograd import as_one_call, op
 from dtrain.backend import Array, backend_of, xp_of
 from dtrain.ops.draws import drawing
 
@@ -136,6 +136,7 @@ def _alpha_dropout(x: Any, kept: Any, p: float) -> Any:
     return x * factor + rest, lambda g: g * factor
 
 
+@as_one_call
 def draw_kept(x: Array, shape: tuple[int, ...], p: float) -> Array:
     """True where dropout with probability p keeps an element, of `shape`, where x lives: the next draw of this step."""
     return backend_of(x).dropout_mask(drawing(), shape, p)

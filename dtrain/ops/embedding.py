@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Into, Tensor, mark_written, op
+from dtrain.autograd import Into, Tensor, as_one_call, mark_written, op
 from dtrain.backend import Array, backend_of, capture, xp_of
 from dtrain.ops import arithmetic
 from dtrain.ops.positions import rows as rows_of
@@ -45,13 +45,18 @@ def check_table(name: str, input: Any, weight: Any, padding_idx: int | None) -> 
     if index.dtype.kind not in "iu":
         raise TypeError(f"{name} needs row numbers of an integer dtype, got {index.dtype}")
     n = len(weight)
-    # In a graph nobody can look at them; kernels leave out what lies outside.
-    if index.size and capture.present() is None and (index.min() < 0 or index.max() >= n):
-        wrong = index[(index < 0) | (index >= n)].ravel()[0]
-        raise IndexError(f"{name}: row {int(wrong)} is out of range for a table of {n} rows")
+    if index.size and capture.present() is None:  # in a graph nobody can look; kernels leave out what lies outside
+        _check_rows(name, index, n)
     if padding_idx is not None and not -n <= padding_idx < n:
         raise ValueError(f"{name}: padding_idx {padding_idx} is no row of a table of {n}")
     return None if padding_idx is None else padding_idx % n
+
+
+@as_one_call
+def _check_rows(name: str, index: Array, n: int) -> None:
+    if index.min() < 0 or index.max() >= n:
+        wrong = index[(index < 0) | (index >= n)].ravel()[0]
+        raise IndexError(f"{name}: row {int(wrong)} is out of range for a table of {n} rows")
 
 
 def renormalise(name: str, input: Any, weight: Any, max_norm: float, norm_type: float) -> None:  # noqa: A002

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor, is_grad_enabled, mark_written, op
+from dtrain.autograd import Tensor, as_one_call, is_grad_enabled, mark_written, op
 from dtrain.backend import Array, on_gpu
 from dtrain.backend.halves import is_float
 from dtrain.ops import (
@@ -89,9 +89,27 @@ def _is_view(x: Tensor) -> bool:
 
 
 def _write(x: Tensor, value: Any) -> Tensor:
+    _store(x, value)
+    return x
+
+
+@as_one_call
+def _store(x: Tensor, value: Any) -> None:
     x.array[...] = value
     mark_written(x.array)
-    return x
+
+
+@as_one_call
+def _apply(ufunc: Callable[..., Any], x: Tensor, other: Any) -> None:
+    """x = ufunc(x, other)"""
+    ufunc(x.array, other.array if isinstance(other, Tensor) else other, out=x.array, casting="same_kind")
+    mark_written(x.array)
+
+
+@as_one_call
+def _store_at(x: Tensor, key: Any, value: Any) -> None:
+    _assign(x.array, key, value.array if isinstance(value, Tensor) else value)
+    mark_written(x.array)
 
 
 def _become(x: Tensor, result: Tensor, name: str) -> Tensor:
@@ -179,8 +197,7 @@ def _of_ufunc(name: str, ufunc: Callable[..., Any]) -> Callable[..., Any]:
         if recorded or kwargs:
             _check_leaf(x, f"{name}_")
             return _become(x, function(x, other, **kwargs), f"{name}_")
-        ufunc(x.array, other.array if isinstance(other, Tensor) else other, out=x.array, casting="same_kind")
-        mark_written(x.array)
+        _apply(ufunc, x, other)
         return x
 
     method.__name__, method.__doc__ = f"{name}_", f"`{name}` in place."
@@ -244,8 +261,7 @@ def _of_values(name: str, values: Callable[..., Any]) -> Callable[..., Any]:
 def _put(x: Tensor, key: Any, value: Any, name: str) -> Tensor:
     recorded = x.requires_grad or isinstance(value, Tensor) and value.requires_grad
     if not recorded or not is_grad_enabled() or not is_float(x.dtype):
-        _assign(x.array, key, value.array if isinstance(value, Tensor) else value)
-        mark_written(x.array)
+        _store_at(x, key, value)
         return x
     if isinstance(value, Tensor) and value.ndim > x.ndim:
         value = shape.reshape(value, value.shape[value.ndim - x.ndim :])

@@ -33,7 +33,7 @@ def _reduce(loss: Array, total: Any, reduction: str) -> tuple[Array, Any]:
         return loss.sum() * scale, lambda g: xp.where(wide == 0, 0, g * scale).astype(g.dtype)
     if not total:  # the mean of nothing; it moves nothing either
         return loss.sum() * loss.dtype.type(np.nan), lambda g: xp.zeros(loss.shape, loss.dtype)
-    scale = (np.float64(1) / total).astype(loss.dtype)
+    scale = loss.dtype.type(1 / float(total))
     return loss.sum() * scale, lambda g: g * scale
 
 

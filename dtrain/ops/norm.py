@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Joint, op
+from dtrain.autograd import Joint, as_one_call, op
 from dtrain.backend import Array, backend_of, device_of, to_device, to_numpy
 from dtrain.backend.halves import HALVES
 from dtrain.ops.dtypes import Like
@@ -49,10 +49,16 @@ def batch_norm(
     found: list[Array] = []
     y = _batch_norm(input, weight, bias, mean, var, eps, found)
     if training and count:
-        for running, statistic, factor in ((running_mean, found[0], 1.0), (running_var, found[1], count / (count - 1))):
-            if running is not None:
-                _move(running.array, momentum, statistic, factor)
+        _track(running_mean, running_var, momentum, found, count)
     return y
+
+
+@as_one_call
+def _track(running_mean: Any, running_var: Any, momentum: float, found: list[Array], count: int) -> None:
+    """The running statistics move to those that were found in a batch of `count` values per channel."""
+    for running, statistic, factor in ((running_mean, found[0], 1.0), (running_var, found[1], count / (count - 1))):
+        if running is not None:
+            _move(running.array, momentum, statistic, factor)
 
 
 @op(halves=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor, enable_grad, mark_written
+from dtrain.autograd import Tensor, as_one_call, enable_grad, mark_written
 from dtrain.backend import Array, backend_of, capture, fetched, on_gpu
 from dtrain.backend.random import key
 from dtrain.nn.flat import Flat, flatten
@@ -113,17 +113,18 @@ class Optimizer(Hooked):
         self.param_groups.append(made)
         self._flat_states.append([])
 
+    @as_one_call
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients, or set them to zero."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if set_to_none:
-                    p.grad = None
-                elif p.grad is not None:
-                    p.grad.array[...] = 0
+        for p in (p for group in self.param_groups for p in group["params"]):
+            if set_to_none:
+                p.grad = None
+            elif p.grad is not None:
+                p.grad.array[...] = 0
 
     # -- a step ----------------------------------------------------------------------------------
 
+    @as_one_call
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters that have a gradient. closure: computes the loss again, and is returned.
 
@@ -230,8 +231,7 @@ class Optimizer(Hooked):
 
     def _sinks(self) -> list[Any]:
         """What takes the parameters' gradients: DistributedDataParallel's reducers."""
-        sinks = {id(p._sink): p._sink for group in self.param_groups for p in group["params"] if p._sink is not None}
-        return list(sinks.values())
+        return list({id(p._sink): p._sink for g in self.param_groups for p in g["params"] if p._sink}.values())
 
     def _check_sinks(self) -> bool:
         """Whether there are none, after they have agreed to a step."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dtrain import nn
-from dtrain.autograd import Tensor, no_grad
+from dtrain.autograd import Tensor, as_one_call, no_grad
 from dtrain.nn import Buffer, Module
 from dtrain.optim.lr_scheduler.schedule import LRScheduler, for_each_group, rates
 from dtrain.optim.optimizer import Optimizer
@@ -98,6 +98,7 @@ class AveragedModel(Module):
         return self.module(*args, **kwargs)
 
     @no_grad()
+    @as_one_call
     def update_parameters(self, model: Module) -> None:
         """Take the model's present parameters into the average."""
         model = _unwrapped(model)

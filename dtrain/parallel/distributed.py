@@ -12,7 +12,7 @@ from weakref import WeakMethod
 
 import numpy as np
 
-from dtrain.autograd import backward_root, is_grad_enabled, on_backward_end
+from dtrain.autograd import as_one_call, backward_root, is_grad_enabled, on_backward_end
 from dtrain.backend import Array, capture, on_gpu
 from dtrain.backend.random import key
 from dtrain.comm import Communicator, RankLost, SingleCommunicator
@@ -34,6 +34,8 @@ from dtrain.parallel.replicas import check_replicas
 from dtrain.parallel.wrapper import Wrapper, given
 
 __all__ = ["DistributedDataParallel"]
+
+_SPECIAL = "no_sync(), a ledger, and jobs that survive ask for more than a captured step can do"
 
 
 class DistributedDataParallel(Wrapper):
@@ -248,6 +250,17 @@ class DistributedDataParallel(Wrapper):
         """The module's output. With gradients on, the backward pass to come is that of the present microbatch."""
         if not is_grad_enabled():
             return self._without_gradients(*args, **kwargs)
+        self._enter(args, kwargs)
+        if self._coupled is not None:
+            capture.refuse("SyncBatchNorm")
+            return self._coupled.forward(self._done, args, kwargs)
+        if self._is_special():
+            capture.refuse(_SPECIAL)
+        return self.module(*args, **kwargs)
+
+    @as_one_call
+    def _enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A microbatch begins, with what the model is called with."""
         if self._done == 0 and not self._called:
             self._begin_step()
         self._called = True
@@ -259,13 +272,17 @@ class DistributedDataParallel(Wrapper):
         self._samples, self._origin = given(args, kwargs)
         if self._coupled is not None:
             self._check_origin()
-            return self._coupled.forward(self._done, args, kwargs)
-        self._buffers.enter(self._done)
-        return self.module(*args, **kwargs)
+        else:
+            self._buffers.enter(self._done)
+
+    def _is_special(self) -> bool:
+        return self._no_sync or self.ledger is not None or self.comm.survives
 
     def _without_gradients(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluation. Running statistics stay as they are: this rank alone sees this batch."""
         buffers = Buffers(self.module, self.microbatches) if self.module.training else None
+        if buffers is not None:
+            capture.refuse("a training model is called without gradients")
         output = self.module(*args, **kwargs)
         if buffers is not None:
             buffers.restore()
@@ -344,8 +361,8 @@ class DistributedDataParallel(Wrapper):
                 "accumulate gradients by themselves"
             )
         self._postponed = self._no_sync
-        if self._no_sync or self.ledger is not None or self.comm.survives:
-            capture.refuse("no_sync(), a ledger, and jobs that survive ask for more than a graph can do")
+        if self._is_special():
+            capture.refuse(_SPECIAL)
         self._open = True
         on_backward_end(self._close_microbatch)
         loss = math.nan if loss is None else loss

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor
+from dtrain.autograd import Tensor, as_one_call
 from dtrain.backend import Array, backend_of, joined, on_gpu, xp_of
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
@@ -19,6 +19,7 @@ def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     return [p.grad for p in given if p.grad is not None]
 
 
+@as_one_call
 def get_total_norm(
     tensors: Tensor | Iterable[Tensor],
     norm_type: float | str = 2.0,
@@ -57,6 +58,7 @@ def _norm(arrays: Sequence[Array], norm_type: float) -> Any:
     return math.fsum(float((abs(a) ** norm_type).sum()) for a in arrays) ** (1 / norm_type)
 
 
+@as_one_call
 def clip_grads_with_norm_(
     parameters: Tensor | Iterable[Tensor], max_norm: float, total_norm: Tensor | float, foreach: bool | None = None
 ) -> None:
@@ -92,6 +94,7 @@ def _scale(pieces: Sequence[Array], factor: Any) -> None:
             a *= factor.astype(a.dtype) if on_gpu(factor) else factor
 
 
+@as_one_call
 def clip_grad_norm_(
     parameters: Tensor | Iterable[Tensor],
     max_norm: float,
@@ -113,6 +116,7 @@ def clip_grad_norm_(
     return _as_tensor(norm, pieces)
 
 
+@as_one_call
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None) -> None:
     """Limit every element of every gradient to [-clip_value, clip_value]. foreach changes nothing."""
     for g in _gradients(parameters):

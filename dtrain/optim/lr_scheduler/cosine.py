@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from dtrain.autograd import as_one_call
 from dtrain.optim.lr_scheduler.schedule import LRScheduler, rates, set_rates
 from dtrain.optim.optimizer import Optimizer
 
@@ -65,6 +66,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         share = (1 + math.cos(math.pi * self.T_cur / self.T_i)) / 2
         return [self.eta_min + (base - self.eta_min) * share for base in self.base_lrs]
 
+    @as_one_call
     def step(self, epoch: float | None = None) -> None:
         """Go one step on, or to `epoch`, and set the groups' learning rates."""
         self._step_count += 1

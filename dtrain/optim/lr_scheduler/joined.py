@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
+from dtrain.autograd import as_one_call
 from dtrain.optim.lr_scheduler.plateau import ReduceLROnPlateau
 from dtrain.optim.lr_scheduler.schedule import LRScheduler, rates, set_rates
 from dtrain.optim.optimizer import Optimizer
@@ -54,7 +55,8 @@ class ChainedScheduler(_Joined):
         self._join(schedulers, optimizer)
         self._last_lr = rates(self.optimizer)
 
-    def step(self) -> None:  # type: ignore[override]
+    @as_one_call
+    def step(self) -> None:
         """A step of each."""
         for schedule in self._schedulers:
             schedule.step()
@@ -98,7 +100,8 @@ class SequentialLR(_Joined):
             first._initial_step()
         self._last_lr = first.get_last_lr()
 
-    def step(self) -> None:  # type: ignore[override]
+    @as_one_call
+    def step(self) -> None:
         """A step of the schedule whose turn it is."""
         self.last_epoch += 1
         i = bisect_right(self._milestones, self.last_epoch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from dtrain.autograd import as_one_call
 from dtrain.optim.lr_scheduler.schedule import LRScheduler, check_optimizer, for_each_group, rates, set_rates
 from dtrain.optim.optimizer import Optimizer
 
@@ -54,7 +55,8 @@ class ReduceLROnPlateau(LRScheduler):
         """Whether steps do not count, because of a reduction shortly before."""
         return self.cooldown_counter > 0
 
-    def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
+    @as_one_call
+    def step(self, metrics: Any, epoch: int | None = None) -> None:
         """Take the metric's value after an epoch, a number or a Tensor of one element."""
         value = float(metrics)
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor
+from dtrain.autograd import Tensor, as_one_call
 from dtrain.optim.checks import number
 from dtrain.optim.optimizer import Optimizer
 
@@ -58,6 +58,7 @@ class LRScheduler:
         """The learning rate of each group after `last_epoch` steps."""
         raise NotImplementedError
 
+    @as_one_call
     def step(self, epoch: int | None = None) -> None:
         """Go one step on, or to `epoch`, and set the groups' learning rates."""
         if self._step_count == 1 and not self.optimizer._opt_called:
