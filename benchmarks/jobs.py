@@ -22,9 +22,11 @@ from workloads import WORKLOADS, Workload
 
 from launch.runtime import find_mpirun, mpirun_family, settings
 
-__all__ = ["LIBRARIES", "MODES", "Job", "time_together"]
+__all__ = ["LIBRARIES", "MODES", "OURS", "Job", "time_together"]
 
 LIBRARIES = {"dtrain": "dtrain", "torch": "PyTorch"}
+#: dtrain's ways to run a step.
+OURS = {"dtrain": "eager", "dtrain-captured": "captured"}
 #: PyTorch's ways to run a model, and what they are called.
 MODES = {"torch": "eager", "torch-channels-last": "channels last", "torch-compile": "compiled"}
 WARM_UP = 5
@@ -34,7 +36,7 @@ class Job:
     """`ranks` processes, one thread each, that train one model of `workload` on batches of their own.
 
     At one rank it is the plain module, at more the module in DistributedDataParallel: over MPI for dtrain, over gloo
-    for PyTorch. library: "dtrain", or one of MODES. A context manager; raises RuntimeError, with what they printed,
+    for PyTorch. library: one of OURS, or of MODES. A context manager; raises RuntimeError, with what they printed,
     where its processes end by themselves.
 
     peak: MiB that a process of it took at most beyond what it had before it made its model, known from `finish` on.
@@ -49,7 +51,7 @@ class Job:
         self.listener.settimeout(0.2)
         script = [sys.executable, __file__, self.folder.name, library, workload]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        if library == "dtrain" and ranks > 1:
+        if library in OURS and ranks > 1:
             mpirun = find_mpirun()
             environment |= settings(mpirun_family(mpirun)[0])
             commands = [([mpirun, "-n", str(ranks), *script], environment)]
@@ -115,12 +117,12 @@ def time_together(jobs: list[Job], steps: int) -> float:
 def main() -> None:
     folder, library, name = sys.argv[1:]
     workload = WORKLOADS[name]
-    if library == "dtrain":
+    if library in OURS:
         import dtrain  # noqa: F401
     else:
         import torch  # noqa: F401
     before = memory("VmRSS")
-    step, finish = dtrain_step(workload) if library == "dtrain" else torch_step(workload, library, folder)
+    step, finish = dtrain_step(workload, library) if library in OURS else torch_step(workload, library, folder)
     for _ in range(WARM_UP):
         step()
     with socket.socket(socket.AF_UNIX) as connection:
@@ -144,7 +146,7 @@ def memory(name: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
-def dtrain_step(workload: Workload) -> tuple[Callable[[], None], Callable[[], None]]:
+def dtrain_step(workload: Workload, mode: str = "dtrain") -> tuple[Callable[[], None], Callable[[], None]]:
     import dtrain
     import launch
 
@@ -152,7 +154,7 @@ def dtrain_step(workload: Workload) -> tuple[Callable[[], None], Callable[[], No
     model = workload.make(dtrain.nn)
     if job.size > 1:
         model = dtrain.DistributedDataParallel(model, job.comm)
-    return workload.stepper(dtrain, model), job.comm.close
+    return workload.stepper(dtrain, model, capture=job.capture if mode == "dtrain-captured" else None), job.comm.close
 
 
 def torch_step(workload: Workload, mode: str, folder: str) -> tuple[Callable[[], None], Callable[[], None]]:

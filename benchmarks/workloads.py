@@ -145,22 +145,25 @@ class Workload:
             scores, labels = model(x), y.reshape(-1)
             return library.nn.functional.cross_entropy(scores.reshape(len(labels), -1), labels)
 
-    def stepper(self, library: Any, model: Any, memory_format: Any = None, **options: Any) -> Callable[[], None]:
+    def stepper(
+        self, library: Any, model: Any, memory_format: Any = None, capture: Any = None, **options: Any
+    ) -> Callable[[], None]:
         """A function that makes one step: zero_grad, forward, cross-entropy, backward, the optimizer's step.
 
-        memory_format: what PyTorch makes the batch's layout; options: of its optimizer.
+        memory_format: what PyTorch makes the batch's layout; options: of its optimizer. capture: dtrain's, of the step.
         """
         optimizer = self.optimizer(library.optim, model.parameters(), **options)
         x, y = map(library.from_numpy, self.batch())
         if memory_format is not None:
             x = x.to(memory_format=memory_format)
 
-        def step() -> None:
+        def step(x: Any, y: Any) -> None:
             optimizer.zero_grad()
             self.loss(library, model, x, y).backward()
             optimizer.step()
 
-        return step
+        made = step if capture is None else capture(step)
+        return lambda: made(x, y)
 
 
 WORKLOADS = {

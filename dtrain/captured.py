@@ -80,7 +80,7 @@ class CapturedStep:
         if self.reason is not None or mode.tape is not None:
             return self.step(*args, **kwargs)
         leaves: list[Tensor] = []
-        kind = _kind((args, kwargs, mode.enabled, mode.autocast), leaves)
+        kind = _kind((mode.enabled, mode.autocast, kwargs, *args), leaves)
         made = self._made.get(kind)
         if made is not None and not made.still_fits():
             del self._made[kind]
@@ -162,21 +162,27 @@ class _Calls:
     def __init__(self, tape: Tape, result: Any) -> None:
         self.calls = tape.compiled()
         self.leaves = list(tape.leaves.values())
-        self.inputs = list(tape.given.values())  # the tensors that what is called for a microbatch looks at
+        self.inputs = tape.given_whole()
         self.result = map_tensors(lambda t: Tensor(np.empty(0)), result)  # its structure
 
     def still_fits(self) -> bool:
         """Whether the step would use the same memory."""
-        return all(tensor.array is array for tensor, array in self.leaves)
+        for tensor, array in self.leaves:  # noqa: SIM110  (faster than all())
+            if tensor.array is not array:
+                return False
+        return True
 
     def start(self, leaves: list[Tensor]) -> Any:
         """A step with these inputs."""
-        for mine, given in zip(self.inputs, leaves, strict=True):
-            mine.array = given.array
-            if hasattr(given, "microbatch"):
-                mine.microbatch = given.microbatch
-        arrays = iter(self.calls(*[t.array for t in leaves]))
-        return map_tensors(lambda t: Tensor(next(arrays)), self.result)
+        for i, mine in self.inputs:
+            mine.array = leaves[i].array
+            if hasattr(leaves[i], "microbatch"):
+                mine.microbatch = leaves[i].microbatch
+        arrays = self.calls(*[t.array for t in leaves])
+        if isinstance(self.result, Tensor):
+            return Tensor(arrays[0])
+        rest = iter(arrays)
+        return map_tensors(lambda t: Tensor(next(rest)), self.result)
 
 
 class _Graph:
@@ -222,17 +228,23 @@ class _Graph:
         return self.result
 
 
-def _kind(value: Any, leaves: list[Tensor]) -> Any:
+def _kind(values: Any, leaves: list[Tensor]) -> Any:
     """What captured steps are told apart by: shapes, dtypes and places of Tensors, values of all else."""
-    if isinstance(value, Tensor):
-        leaves.append(value)
-        array = value.array
-        return array.shape, array.dtype, device_of(array) if on_gpu(array) else "cpu", value.requires_grad
-    if isinstance(value, (list, tuple)):
-        return type(value), *(_kind(v, leaves) for v in value)
-    if isinstance(value, dict):
-        return dict, *((k, _kind(v, leaves)) for k, v in value.items())
-    return type(value), value if isinstance(value, (int, float, str, bool, type(None))) else id(value)
+    kinds: list[Any] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            leaves.append(value)
+            array = value.array
+            place = None if array.__class__ is np.ndarray else device_of(array)
+            kinds.append((array.shape, array.dtype.type, place, value.requires_grad))  # a dtype's hash is slow
+        elif isinstance(value, (list, tuple)):
+            kinds.append((type(value), _kind(value, leaves)))
+        elif isinstance(value, dict):
+            kinds.append((*value, _kind(value.values(), leaves)) if value else None)
+        else:
+            simple = isinstance(value, (int, float, str, bool, type(None)))
+            kinds.append((type(value), value if simple else id(value)))
+    return tuple(kinds)
 
 
 def _to_gpu(x: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 from dtrain.backend.libraries import versions
 from dtrain.backend.random import manual_seed
-from dtrain.comm import Communicator, MPICommunicator, SingleCommunicator, SurvivingCommunicator
 from dtrain.captured import CapturedStep
+from dtrain.comm import Communicator, MPICommunicator, SingleCommunicator, SurvivingCommunicator
 from launch.environment import World, launched_world, may_lose_ranks
 from launch.failure import IS_SILENT, SPEAKS, STARTED, Failure, before_mpi, supervise
 from launch.gpus import bind

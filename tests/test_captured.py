@@ -10,7 +10,6 @@ from dtrain import nn, optim
 from dtrain.comm import run_ranks
 from dtrain.nn import functional as F
 from dtrain.optim.swa_utils import AveragedModel
-from launch import Job
 
 
 class _Gated(dtrain.autograd.Function):
@@ -103,7 +102,7 @@ def _batch(i, j=0, n=8):
     return dtrain.tensor(x), dtrain.tensor(y)
 
 
-def _train(captured, model, optimizer, *, steps=8, comm=None, microbatches=1, bf16=False, zero_first=False):
+def train(captured, model, optimizer, *, steps=8, comm=None, microbatches=1, bf16=False, zero_first=False):
     """Losses, and the bytes of all state, after steps with batches, learning rates and draws that all differ."""
     dtrain.manual_seed(0)
     model = MODELS[model]()
@@ -127,7 +126,7 @@ def _train(captured, model, optimizer, *, steps=8, comm=None, microbatches=1, bf
             model.zero_grad()
         return {"loss": loss, "norm": norm}
 
-    run = Job(threads=1).capture(step) if captured else step
+    run = dtrain.capture(step) if captured else step
     own, found = (range(1) if comm is None else wrapped.block), []
     for i in range(steps):
         made = run([_batch(i, j) for j in own])
@@ -149,14 +148,14 @@ def _train(captured, model, optimizer, *, steps=8, comm=None, microbatches=1, bf
 @pytest.mark.parametrize("model", MODELS)
 def test_a_captured_step_has_the_bits_of_the_step(model, optimizer, zero_first):
     options = {"zero_first": zero_first, "bf16": model in ("plain", "images") and zero_first}
-    assert _train(True, model, optimizer, **options) == _train(False, model, optimizer, **options)
+    assert train(True, model, optimizer, **options) == train(False, model, optimizer, **options)
 
 
 @pytest.mark.parametrize(("ranks", "microbatches"), [(1, 1), (1, 2), (2, 4)])
 def test_under_distributed_data_parallel(ranks, microbatches):
     options = {"microbatches": microbatches}
-    expected = run_ranks(ranks, lambda comm: _train(False, "images", "sgd", comm=comm, **options))
-    assert run_ranks(ranks, lambda comm: _train(True, "images", "sgd", comm=comm, **options)) == expected
+    expected = run_ranks(ranks, lambda comm: train(False, "images", "sgd", comm=comm, **options))
+    assert run_ranks(ranks, lambda comm: train(True, "images", "sgd", comm=comm, **options)) == expected
 
 
 class _Kept:

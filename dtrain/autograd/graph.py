@@ -91,7 +91,7 @@ def backward(
     roots, seeds = _roots(tensors, grad_tensors)
     retain = create_graph if retain_graph is None else retain_graph
     nodes = [root.node for root in roots]
-    with under_way(roots[0]) if mode.tape is None else mode.tape.block(under_way, roots[0]):
+    with under_way(roots[0]) if mode.tape is None else mode.tape.backward(roots[0]):
         if inputs is None:
             walk(nodes, seeds, retain_graph=retain, create_graph=create_graph)
             return

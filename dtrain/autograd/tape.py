@@ -31,6 +31,7 @@ from dtrain.autograd.nested import map_tensors
 from dtrain.autograd.noted import Later, Noted
 from dtrain.autograd.pullbacks import Into, Joint
 from dtrain.autograd.tensor import Tensor
+from dtrain.autograd.under_way import under_way
 from dtrain.backend import capture, on_gpu
 
 __all__ = ["Tape", "as_one_call"]
@@ -133,15 +134,18 @@ class Tape:
         return self._result(result, name)
 
     @contextmanager
-    def block(self, function: Any, *args: Any) -> Iterator[None]:
-        """`with function(*args):` around the calls that are noted inside."""
-        values, texts = self._arguments(args)
-        self._line(f"with {self._thing(function)}({', '.join(texts)}):")
+    def backward(self, root: Tensor) -> Iterator[None]:
+        """A backward pass from `root`, for calls that ask for it."""
+        values, texts = self._arguments([root])
         self._depth += 1
-        with function(*values):
+        start = len(self._lines)
+        with under_way(*values) as walk:
             yield
-        self._line("pass")
         self._depth -= 1
+        if walk.asked:
+            self._lines.insert(start, (self._depth, f"with {self._thing(under_way)}({texts[0]}):"))
+        else:
+            self._lines[start:] = [(depth - 1, text) for depth, text in self._lines[start:]]
 
     def _arguments(self, args: Sequence[Any]) -> tuple[list[Any], list[str]]:
         found = [self._argument(a) for a in args]
@@ -253,6 +257,10 @@ class Tape:
             if tensor is not None and tensor.array.__class__ is Noted:
                 self.give_up(f"it keeps a tensor of shape {tensor.shape} that it does not return")
                 tensor.array = tensor.array.value
+
+    def given_whole(self) -> list[tuple[int, Tensor]]:
+        """Those of the tensors that a replay is given which calls get as tensors, and the places of these."""
+        return [(i, t) for i, t in enumerate(self.given.values()) if id(t) in self._texts]
 
     def compiled(self) -> Callable[..., list[Any]]:
         """The function that makes the calls: of the arrays of the tensors that the step was given, to its results'."""

@@ -12,30 +12,41 @@ if TYPE_CHECKING:
 __all__ = ["backward_root", "on_backward_end", "under_way"]
 
 
+class under_way:  # noqa: N801
+    """`with under_way(root):` a backward pass from `root`; what it leaves to be called is called if it ends well.
+
+    asked: whether anything in the pass has asked for it.
+    """
+
+    def __init__(self, root: Tensor | None) -> None:
+        self.root, self.asked = root, False
+        self.callbacks: list[Callable[[], None]] = []
+
+    def __enter__(self) -> under_way:
+        _walks.under_way.append(self)
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        _walks.under_way.pop()
+        if error is None:
+            for callback in self.callbacks:
+                callback()
+
+
 class _Walks(threading.local):
-    """The backward calls that are under way in this thread: their roots, and what to call at their ends."""
+    """The backward calls that are under way in this thread."""
 
     def __init__(self) -> None:
-        self.under_way: list[tuple[Tensor | None, list[Callable[[], None]]]] = []
+        self.under_way: list[under_way] = []
+
+    def last(self) -> under_way:
+        if not self.under_way:
+            raise RuntimeError("no backward walk is under way")
+        self.under_way[-1].asked = True
+        return self.under_way[-1]
 
 
 _walks = _Walks()
-
-
-class under_way:  # noqa: N801
-    """`with under_way(root):` a backward pass from `root`; what it leaves to be called is called if it ends well."""
-
-    def __init__(self, root: Tensor | None) -> None:
-        self.root = root
-
-    def __enter__(self) -> None:
-        _walks.under_way.append((self.root, []))
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        callbacks = _walks.under_way.pop()[1]
-        if error is None:
-            for callback in callbacks:
-                callback()
 
 
 def backward_root() -> Tensor | None:
@@ -43,9 +54,7 @@ def backward_root() -> Tensor | None:
 
     Raises RuntimeError outside of one.
     """
-    if not _walks.under_way:
-        raise RuntimeError("no backward walk is under way")
-    return _walks.under_way[-1][0]
+    return _walks.last().root
 
 
 def on_backward_end(callback: Callable[[], None]) -> None:
@@ -53,6 +62,4 @@ def on_backward_end(callback: Callable[[], None]) -> None:
 
     To be used from pullbacks and gradient hooks. Raises RuntimeError outside a walk.
     """
-    if not _walks.under_way:
-        raise RuntimeError("no backward walk is under way")
-    _walks.under_way[-1][1].append(callback)
+    _walks.last().callbacks.append(callback)

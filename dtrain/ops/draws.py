@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import is_grad_enabled
+from dtrain.autograd.mode import mode
 from dtrain.backend.random import Purpose, next_stream
 
 __all__ = ["drawing", "drawn_dtype", "next_draw"]
@@ -24,6 +25,8 @@ def next_draw() -> np.random.Generator:
 
 def drawing() -> Callable[[], np.random.Generator]:
     """A function that is `next_draw` as it is now: with gradients on, or off."""
+    if mode.tape is not None:
+        mode.tape.give_up("it draws random numbers where replays would not")
     return partial(next_stream, Purpose.GRAPH if is_grad_enabled() else Purpose.NO_GRAD)
 
 

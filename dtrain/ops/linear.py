@@ -67,15 +67,20 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:  # noqa: A002
             f"the last dimension of the input must be {w.shape[-1]}"
         )
     same_dtype("linear", x, w, bias)
+    kernels = backend_of(x)
+    if x.ndim == 2:
+        return kernels.linear(x, w, bias), (
+            lambda g: kernels.matmul(g, w),
+            Into(lambda g, out: kernels.matmul(g.T, x, out=out)),
+            kernels.column_sums,
+        )
     n = math.prod(x.shape[:-1])
-    rows = x.reshape(n, x.shape[-1]) if x.ndim != 2 else x
-    kernels = backend_of(rows)
-    y = kernels.linear(rows, w, bias)
+    rows = x.reshape(n, x.shape[-1])
 
     def flat(g: Array) -> Array:
-        return g.reshape(n, w.shape[0]) if g.ndim != 2 else g
+        return g.reshape(n, w.shape[0])
 
-    return (y.reshape(*x.shape[:-1], w.shape[0]) if x.ndim != 2 else y), (
+    return kernels.linear(rows, w, bias).reshape(*x.shape[:-1], w.shape[0]), (
         lambda g: kernels.matmul(flat(g), w).reshape(x.shape),
         Into(lambda g, out: kernels.matmul(flat(g).T, rows, out=out)),
         lambda g: kernels.column_sums(flat(g)),

@@ -20,7 +20,6 @@ def _reduce(loss: Array, total: Any, reduction: str) -> tuple[Array, Any]:
 
     total: what "mean" divides by.
     """
-    xp = xp_of(loss)
     if reduction == "none":
         return loss, lambda g: g
     if reduction == "sum":
@@ -28,13 +27,14 @@ def _reduce(loss: Array, total: Any, reduction: str) -> tuple[Array, Any]:
     if reduction != "mean":
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
     if total.__class__ is not int and on_gpu(total):  # the same without waiting for the number
-        wide = total.astype(np.float64)
+        xp, wide = xp_of(total), total.astype(np.float64)
         scale = xp.where(wide == 0, np.nan, 1 / wide).astype(loss.dtype)
         return loss.sum() * scale, lambda g: xp.where(wide == 0, 0, g * scale).astype(g.dtype)
     if not total:  # the mean of nothing; it moves nothing either
-        return loss.sum() * loss.dtype.type(np.nan), lambda g: xp.zeros(loss.shape, loss.dtype)
+        return loss.sum() * loss.dtype.type(np.nan), lambda g: xp_of(loss).zeros(loss.shape, loss.dtype)
     scale = loss.dtype.type(1 / float(total))
-    return loss.sum() * scale, lambda g: g * scale
+    whole = np.add.reduce(loss, None) if loss.__class__ is np.ndarray else loss.sum()  # the same, with less Python
+    return whole * scale, lambda g: g * scale
 
 
 def _same_shape(name: str, input: Array, target: Array) -> None:  # noqa: A002
@@ -124,14 +124,15 @@ def cross_entropy(
                 f"(shape {target.shape}, {target.dtype})"
             )
         return _soft_cross_entropy(input, target, axis, weight, reduction, label_smoothing)
-    places = input.shape[:axis] + input.shape[axis + 1 :]
+    shape = input.shape
+    places = shape[:axis] + shape[axis + 1 :]
     if target.shape != places:
         raise ValueError(
             f"cross_entropy: input of shape {input.shape} wants a target of shape {places}, got {target.shape}"
         )
     last = input if axis == input.ndim - 1 else xp_of(input).moveaxis(input, axis, -1)
     classes = last.shape[-1]
-    logits, labels = last.reshape(-1, classes), target.reshape(-1)
+    logits, labels = (last, target) if last.ndim == 2 else (last.reshape(-1, classes), target.reshape(-1))
     labels, kept = _labels(labels, classes, ignore_index)
     rows_weight = kept if weight is None else weight[labels] if kept is None else weight[labels] * kept
     total = len(labels)
@@ -143,12 +144,12 @@ def cross_entropy(
         return _smooth_weighted(last, labels, kept, weight, axis, total, reduction, label_smoothing)
     kernels = backend_of(logits)
     loss, e, sums = kernels.cross_entropy(logits, labels, rows_weight, label_smoothing)
-    value, spread = _reduce(loss.reshape(places), total, reduction)
+    value, spread = _reduce(loss if len(places) == 1 else loss.reshape(places), total, reduction)
 
     def pullback(g: Array) -> Array:
         g = spread(g)
         gx = kernels.cross_entropy_grad(g.reshape(-1) if g.ndim else g, e, sums, labels, rows_weight, label_smoothing)
-        return _back(gx.reshape(last.shape), axis)
+        return gx if last.ndim == 2 else _back(gx.reshape(last.shape), axis)
 
     return value, pullback
 
@@ -193,7 +194,7 @@ def _labels(labels: Array, classes: int, ignore_index: int) -> tuple[Array, Arra
         raise TypeError(f"cross_entropy needs class numbers of an integer dtype, got {labels.dtype}")
     if not labels.size:
         return labels, None
-    labels = labels.astype(np.int64, copy=False)
+    labels = labels if labels.dtype == np.int64 else labels.astype(np.int64)
     if on_gpu(labels) and (capture.present() is not None or capture.rehearsing()):
         # In a graph nobody can look at them: a wrong one gives NaN.
         xp, kept, there = xp_of(labels), labels != ignore_index, (labels >= 0) & (labels < classes)

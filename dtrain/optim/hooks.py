@@ -73,8 +73,9 @@ class Hooked:
         return handle
 
     def _run_hooks(self, place: str, *args: Any) -> None:
-        for handle in list(self._hooks.get(place, ())):
-            handle.hook(self, *args)
+        if self._hooks:
+            for handle in list(self._hooks.get(place, ())):
+                handle.hook(self, *args)
 
     def _changed_by_hooks(self, place: str, value: Any) -> Any:
         """`value`, or what the last hook has made of it."""
@@ -86,6 +87,8 @@ class Hooked:
     def _step_arguments(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of a step, after the hooks before it."""
         kwargs: dict[str, Any] = {}
+        if not self._hooks:
+            return args, kwargs
         for handle in list(self._hooks.get("step_pre", ())):
             made = handle.hook(self, args, kwargs)
             if made is not None:

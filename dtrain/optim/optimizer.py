@@ -250,7 +250,7 @@ class Optimizer(Hooked):
         numbers = {name: state.counts[0][name] for name in self.numbers}
 
         def update(p: Array, g: Array, *arrays: Array) -> None:
-            self.update(p, g, {**dict(zip(state.arrays, arrays, strict=True)), **numbers}, step, **options)
+            self.update(p, g, dict(zip(state.arrays, arrays, strict=True), **numbers), step, **options)
 
         backend_of(data).each_element(update, data, grad, *state.arrays.values(), only_if=self._only_if)
 

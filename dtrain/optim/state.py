@@ -52,11 +52,17 @@ class FlatState:
 
     def is_current(self) -> bool:
         """Whether the tensors still live in the Flat."""
-        return all(t._flat is piece for t, piece in self.pieces)
+        for t, piece in self.pieces:  # noqa: SIM110  (faster than all())
+            if t._flat is not piece:
+                return False
+        return True
 
     def has_all_gradients(self) -> bool:
         """Whether every gradient is where backward put it, in the flat buffer."""
-        return all(t.grad is piece.grad for t, piece in self.pieces)
+        for t, piece in self.pieces:  # noqa: SIM110
+            if t.grad is not piece.grad:
+                return False
+        return True
 
     def whole(self, name: str) -> Array:
         """A state array for all of the flat buffer, whoever keeps it."""

@@ -12,6 +12,7 @@ from dtrain.parallel import NaiveDistributedDataParallel, reducer
 from tests.parallel.test_distributed import gradients_of_branches
 from tests.parallel.test_no_sync import train as train_with_no_sync
 from tests.parallel.training import make_net, make_sync_net, train
+from tests.test_captured import train as train_captured
 
 
 @pytest.mark.parametrize("make", [make_net, make_sync_net])
@@ -31,6 +32,12 @@ def test_same_bits_as_one_process(
 @pytest.mark.parametrize("make", [make_net, make_sync_net])
 def test_same_bits_with_no_sync(comm: Communicator, make: Any) -> None:
     assert train_with_no_sync(comm, make=make) == train_with_no_sync(SingleCommunicator(), make=make)
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_same_bits_with_captured_steps(comm: Communicator, captured: bool) -> None:
+    want = train_captured(False, "images", "sgd", comm=SingleCommunicator(), microbatches=12)
+    assert train_captured(captured, "images", "sgd", comm=comm, microbatches=12)[1] == want[1]
 
 
 @pytest.mark.parametrize("overlap", [False, True])

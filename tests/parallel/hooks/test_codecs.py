@@ -166,7 +166,8 @@ def test_orthogonalize(r: int) -> None:
     a = (rng.standard_normal((40, r)) * 10.0 ** np.arange(-6, r - 6)).astype(np.float32)
     q = orthogonalize(a)
     np.testing.assert_allclose(q.T @ q, np.eye(r), atol=2e-6)
-    np.testing.assert_allclose(q @ (q.T @ a), a, rtol=1e-4, atol=0)
+    # Beside the column's largest element: how a small one is rounded depends on the machine's products.
+    assert (abs(q @ (q.T @ a) - a).max(0) <= 1e-5 * abs(a).max(0)).all()
     if r > 2:
         a[:, 1], a[:, 2] = 0, 3 * a[:, 0]
         q = orthogonalize(a)
