@@ -22,8 +22,8 @@ import numpy as np
 from dtrain.backend import capture, cpu, reference
 
 __all__ = [
-    "Array", "NoKernelError", "activation", "backend_of", "device_of", "fetched", "joined", "on_gpu", "to_device",
-    "to_numpy", "xp_of",
+    "Array", "NoKernelError", "activation", "backend_of", "device_of", "fetched", "joined", "made_on", "on_gpu",
+    "to_device", "to_numpy", "xp_of",
 ]  # fmt: skip
 
 Array = Any  # numpy.ndarray or cupy.ndarray
@@ -109,14 +109,29 @@ def to_device(x: Array, device: str) -> Array:
 
     "cuda" is the current device. Raises ValueError for a device that is not to be had.
     """
-    kind, _, index = str(device).partition(":")
+    kind, index = _parsed(device)
     if kind == "cpu":
         return to_numpy(x) if on_gpu(x) else x
-    if kind != "cuda" or (index and not index.isdigit()):
-        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:0' and so on, got {str(device)!r}")
     from dtrain.backend.gpus import to_gpu
 
-    return to_gpu(x, int(index) if index else None)
+    return to_gpu(x, index)
+
+
+def made_on(device: str, make: Callable[[ModuleType], Array]) -> Array:
+    """make(numpy), or on a GPU make(cupy): an array that is made where it is to be. Raises as `to_device`."""
+    kind, index = _parsed(device)
+    if kind == "cpu":
+        return make(np)
+    from dtrain.backend.gpus import made_on_gpu
+
+    return made_on_gpu(make, index)
+
+
+def _parsed(device: str) -> tuple[str, int | None]:
+    kind, _, index = str(device).partition(":")
+    if kind not in ("cpu", "cuda") or kind == "cuda" and index and not index.isdigit():
+        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:0' and so on, got {str(device)!r}")
+    return kind, int(index) if kind == "cuda" and index else None
 
 
 def fetched(x: Array) -> Callable[[], np.ndarray]:

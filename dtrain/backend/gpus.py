@@ -12,7 +12,8 @@ import numpy as np
 from dtrain.backend import capture
 
 __all__ = [
-    "Pinned", "count", "current_stream", "fetched", "memory_of", "new_stream", "pinned_zeros", "require", "to_gpu",
+    "Pinned", "count", "current_stream", "fetched", "made_on_gpu", "memory_of", "new_stream", "pinned_zeros",
+    "require", "to_gpu",
 ]  # fmt: skip
 
 
@@ -68,6 +69,15 @@ def to_gpu(x: Any, index: int | None) -> Any:
         return cupy.asarray(x)
     with cupy.cuda.Device(index):
         return cupy.array(x) if isinstance(x, cupy.ndarray) else cupy.asarray(x)
+
+
+def made_on_gpu(make: Callable[[Any], Any], index: int | None) -> Any:
+    """make(cupy) on GPU `index`, None: the current one."""
+    cupy = require(index)
+    if index is None:
+        return make(cupy)
+    with cupy.cuda.Device(index):
+        return make(cupy)
 
 
 def current_stream() -> Any:

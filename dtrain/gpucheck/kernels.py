@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.backend import reference, xp_of
-from dtrain.backend.halves import bfloat16, finfo
+from dtrain.backend.halves import bfloat16, finfo, widened
 
 __all__ = ["DTYPES", "all_cases", "attention_cases", "compare", "compile_all", "image_cases", "kernel_cases"]
 
@@ -45,6 +45,7 @@ def kernel_cases(rows: int, columns: int, seed: int = 0) -> Iterator[tuple[str, 
 
     def cross_entropy(smoothing: float) -> Callable[..., Any]:
         def run(k: Any, x: Any, g: Any, labels: Any, weight: Any) -> Any:
+            g, weight = widened(g), widened(weight)  # as losses have them
             loss, *kept = k.cross_entropy(x, labels, weight, smoothing)
             return loss, k.cross_entropy_grad(g, *kept, labels, weight, smoothing)
 

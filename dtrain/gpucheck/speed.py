@@ -62,7 +62,7 @@ def kernel_bandwidths(rows: int = 16384, columns: int = 4096) -> Iterator[tuple[
         labels = cupy.random.randint(0, columns, rows)
         _, kept = cuda.layer_norm(x, w, w, 1e-5)
         _, *logits_kept = cuda.cross_entropy(x, labels, None, 0.0)
-        each = cupy.ones(rows, dtype)
+        each = cupy.ones(rows, np.float32)
         calls: dict[str, tuple[Any, int]] = {
             "relu": (lambda x=x: cuda.relu(x), 2),
             "gelu": (lambda x=x: cuda.gelu(x), 2),

@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from dtrain.autograd import Tensor, as_one_call
-from dtrain.backend import to_device
-from dtrain.backend.halves import HALVES, finfo, is_float
+from dtrain.backend import made_on, to_device
+from dtrain.backend.halves import HALVES, converted, finfo, is_float
 from dtrain.ops.draws import next_draw
 from dtrain.ops.dtypes import default_dtype
 from dtrain.ops.shape import _shape, broadcast_to
@@ -27,6 +28,22 @@ __all__ = [
 def _make(array: np.ndarray, device: Any, requires_grad: bool) -> Tensor:
     made = Tensor(to_device(array, device or "cpu"))
     return made.requires_grad_() if requires_grad else made
+
+
+def _made(make: Callable[[Any], Any], device: Any, requires_grad: bool) -> Tensor:
+    """A tensor of make(xp), an array that is made where it is to be: a CUDA graph can make it again."""
+    made = Tensor(make(np) if device is None else made_on(device, make))
+    return made.requires_grad_() if requires_grad else made
+
+
+def _filled(size: Any, value: Any, dtype: Any, device: Any, requires_grad: bool) -> Tensor:
+    dtype = np.dtype(dtype or default_dtype)
+
+    def make(xp: Any) -> Any:
+        wide = xp is not np and dtype in HALVES  # CuPy knows not all of these
+        return converted(xp.full(size, value, np.float32), dtype) if wide else xp.full(size, value, dtype)
+
+    return _made(make, device, requires_grad)
 
 
 def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
@@ -81,25 +98,25 @@ def full(size: Any, fill_value: Any, dtype: Any = None, device: Any = None, requ
     """A tensor of one value; dtype by the kind of the value."""
     if dtype is None:
         dtype = np.bool_ if isinstance(fill_value, bool) else np.int64 if isinstance(fill_value, int) else default_dtype
-    return _make(np.full(size, fill_value, dtype), device, requires_grad)
+    return _filled(size, fill_value, dtype, device, requires_grad)
 
 
 @as_one_call
 def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Zeros of a shape: zeros(2, 3) or zeros((2, 3)); float32 by default."""
-    return _make(np.zeros(_shape(size), dtype or default_dtype), device, requires_grad)
+    return _made(lambda xp: xp.zeros(_shape(size), dtype or default_dtype), device, requires_grad)
 
 
 @as_one_call
 def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Ones of a shape; float32 by default."""
-    return _make(np.ones(_shape(size), dtype or default_dtype), device, requires_grad)
+    return _filled(_shape(size), 1, dtype, device, requires_grad)
 
 
 @as_one_call
 def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor of a shape with elements of no particular value."""
-    return _make(np.empty(_shape(size), dtype or default_dtype), device, requires_grad)
+    return _made(lambda xp: xp.empty(_shape(size), dtype or default_dtype), device, requires_grad)
 
 
 @as_one_call
@@ -107,7 +124,7 @@ def eye(n: int, m: int | None = None, dtype: Any = None, device: Any = None, req
     """Ones on the diagonal of an (n, m) matrix, zeros elsewhere; m is n by default. ValueError below 0."""
     if min(n, n if m is None else m) < 0:
         raise ValueError(f"eye: n and m must be at least 0, got {n} and {m}")
-    return _make(np.eye(n, m, dtype=dtype or default_dtype), device, requires_grad)
+    return _made(lambda xp: xp.eye(n, m, dtype=dtype or default_dtype), device, requires_grad)
 
 
 @as_one_call
@@ -130,7 +147,7 @@ def arange(
     if not step or (end - start) * step < 0:
         raise ValueError(f"arange: no way from {start} to {end} in steps of {step}")
     count = -(-(end - start) // step) if isinstance(start + end + step, int) else math.ceil((end - start) / step)
-    return _make((start + np.arange(count) * step).astype(dtype), device, requires_grad)
+    return _made(lambda xp: (start + xp.arange(count) * step).astype(dtype), device, requires_grad)
 
 
 @as_one_call

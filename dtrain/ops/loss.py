@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Joint, Tensor, op
+from dtrain.autograd.mode import mode
 from dtrain.backend import Array, backend_of, capture, on_gpu, xp_of
+from dtrain.backend.halves import HALVES, halved
 from dtrain.ops.dtypes import in_float32, same_dtype
 
 __all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "mse_loss"]
@@ -89,8 +91,6 @@ def binary_cross_entropy_with_logits(
     )
 
 
-@in_float32
-@op
 def cross_entropy(
     input: Any,  # noqa: A002
     target: Any,
@@ -104,9 +104,36 @@ def cross_entropy(
     or of input's shape with probabilities. weight: (C,) class weights; "mean" divides by the sum of
     the targets' weights. Samples whose target is ignore_index count nothing.
     With label_smoothing s the target is (1 - s) one-hot + s / C (Szegedy et al., arXiv:1512.00567).
+    Inside of `autocast` the loss is computed, and is, in float32.
     Raises IndexError for a class outside [0, C), naming the sample; ValueError for shapes that do not fit and for an
     ignore_index of probabilities; TypeError for weights of another dtype than input's.
     """
+    options = (weight, ignore_index, reduction, label_smoothing)
+    of_classes = mode.autocast is not None and weight is None and target.dtype.kind in "iu"
+    return (_of_halves if of_classes and input.dtype in HALVES else _cross_entropy)(input, target, *options)
+
+
+@op(halves=True)
+def _of_halves(input: Any, target: Any, *options: Any) -> Any:  # noqa: A002
+    """The same for class numbers and logits in two bytes, which are read as they are; the loss is in float32."""
+    value, pullback = _cross_entropy_of(input, target, *options)
+    return value, lambda g: halved(pullback(g), input.dtype)
+
+
+@in_float32
+@op
+def _cross_entropy(input: Any, target: Any, *options: Any) -> Any:  # noqa: A002
+    return _cross_entropy_of(input, target, *options)
+
+
+def _cross_entropy_of(
+    input: Any,  # noqa: A002
+    target: Any,
+    weight: Any,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+) -> Any:
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
     if not input.ndim or weight is not None and weight.shape != (input.shape[min(1, input.ndim - 1)],):
@@ -137,7 +164,7 @@ def cross_entropy(
     rows_weight = kept if weight is None else weight[labels] if kept is None else weight[labels] * kept
     total = len(labels)
     if rows_weight is not None:
-        rows_weight = rows_weight.astype(input.dtype, copy=False)
+        rows_weight = rows_weight.astype(np.float32 if input.dtype in HALVES else input.dtype, copy=False)
         total = rows_weight.sum()
     if weight is not None and label_smoothing:
         # Each class of the smooth part has its own weight: take the general path.
@@ -154,8 +181,8 @@ def cross_entropy(
     return value, pullback
 
 
-@cross_entropy.formula
-def _(
+@_cross_entropy.formula
+def _formula(
     input: Any,
     target: Any,
     weight: Any = None,
@@ -182,6 +209,11 @@ def _(
     total = kept.sum() if weight is None else (kept * Tensor(weight.array[labels])).sum()
     smooth = reduced(-scaled.sum(axis) * kept, reduction, total)
     return (1 - label_smoothing) * loss + label_smoothing / classes * smooth
+
+
+@_of_halves.formula
+def _(input: Any, *options: Any) -> Any:
+    return _formula(input.to(np.float32), *options)
 
 
 def _back(g: Array, axis: int) -> Array:

@@ -98,6 +98,35 @@ def test_dtypes_values_and_gradients_are_pytorchs(name: str, arguments: list[Any
         close(a.detach().float().numpy(), b.detach().float().numpy())
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"ignore_index": 1}, {"weight": True}])
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3), (5,), (200, 70)])
+def test_a_loss_of_two_byte_logits_is_that_of_their_values_in_float32(
+    shape: tuple[int, ...], options: dict[str, Any], reduction: str
+) -> None:
+    """To the bit, without a copy of the logits in float32, and so are gradients of gradients."""
+    rng = np.random.default_rng(1)
+    logits, places = rng.standard_normal(shape).astype(np.float32), (*shape[:1], *shape[2:]) if len(shape) > 1 else ()
+    target = dtrain.from_numpy(rng.integers(0, 5, places))
+    options = {**options, "reduction": reduction}
+    if "weight" in options:
+        options["weight"] = dtrain.from_numpy(rng.random(shape[min(1, len(shape) - 1)]).astype(np.float32))
+    found = []
+    for low in (True, False):
+        x = dtrain.from_numpy(logits).to(dtrain.bfloat16).requires_grad_()
+        with dtrain.autocast("cpu"):
+            loss, again = (F.cross_entropy(x if low else x.float(), target, **options) for _ in range(2))
+        assert loss.dtype == np.float32
+        (first,) = dtrain.autograd.grad(loss.sum(), x, create_graph=True)
+        (second,) = dtrain.autograd.grad((first.float() ** 2).sum(), x)
+        again.sum().backward()
+        found.append([t.detach().float().numpy() for t in (loss, x.grad, first, second)])
+    for got, want in list(zip(*found, strict=True))[:2]:
+        assert got.tobytes() == want.tobytes()
+    for got, want in list(zip(*found, strict=True))[2:]:
+        close(got, want)
+
+
 def close(got: np.ndarray, want: np.ndarray) -> None:
     """As near as bfloat16 has its numbers."""
     np.testing.assert_allclose(got, want, rtol=2e-2, atol=1e-2 * max(1e-6, np.abs(want).max(initial=0)))

@@ -137,8 +137,8 @@ __global__ void softmax_grad(const T* g, const T* y, T* gx, index_t rows, index_
 
 // weight[r] (log(sum(exp(x))) - (1 - smoothing) x[target] - smoothing mean(x)), and the log of the sum, of each row.
 template <typename T, bool WARP, int ITEMS>
-__global__ void cross_entropy(const T* x, const long long* target, const T* weight, T* loss, wide_t<T>* log_sums,
-                              index_t rows, index_t columns, wide_t<T> smoothing) {
+__global__ void cross_entropy(const T* x, const long long* target, const wide_t<T>* weight, wide_t<T>* loss,
+                              wide_t<T>* log_sums, index_t rows, index_t columns, wide_t<T> smoothing) {
   typedef wide_t<T> W;
   const index_t r = Team<WARP>::row();
   if (r >= rows) return;
@@ -153,21 +153,21 @@ __global__ void cross_entropy(const T* x, const long long* target, const T* weig
     W l = -(widen(x[r * columns + target[r]]) - top);
     if (smoothing != W(0)) l = l * (W(1) - smoothing) - below * (smoothing / W(columns));
     l += log_sum;
-    loss[r] = narrow<T>(weight ? l * widen(weight[r]) : l);
+    loss[r] = weight ? l * weight[r] : l;
     log_sums[r] = log_sum + top;
   }
 }
 
 // g: of every row, or one for all of them (per_row 0).
 template <typename T, bool WARP, int ITEMS>
-__global__ void cross_entropy_grad(const T* g, int per_row, const T* x, const wide_t<T>* log_sums,
-                                   const long long* target, const T* weight, T* gx, index_t rows, index_t columns,
-                                   wide_t<T> smoothing) {
+__global__ void cross_entropy_grad(const wide_t<T>* g, int per_row, const T* x, const wide_t<T>* log_sums,
+                                   const long long* target, const wide_t<T>* weight, T* gx, index_t rows,
+                                   index_t columns, wide_t<T> smoothing) {
   typedef wide_t<T> W;
   const index_t r = Team<WARP>::row();
   if (r >= rows) return;
   const Row<T, WARP, ITEMS> row(x + r * columns, columns);
-  const W each = widen(g[per_row ? r : 0]) * (weight ? widen(weight[r]) : W(1)), log_sum = log_sums[r];
+  const W each = g[per_row ? r : 0] * (weight ? weight[r] : W(1)), log_sum = log_sums[r];
   const W uniform = smoothing / W(columns);
   const index_t hit = target[r];
   row.write(gx + r * columns, row, [&](W v, W, index_t j) {

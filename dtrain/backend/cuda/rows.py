@@ -83,12 +83,12 @@ def _along(function: str, axis: int, log: str, *arrays: Any) -> Any:
 
 
 def cross_entropy(logits: Any, target: Any, weight: Any, smoothing: float) -> tuple[Any, Any, Any]:
-    """The loss of each row. Keeps the logits and the logarithms of the sums of their exponentials."""
+    """The loss of each row, of two-byte logits in float32. Keeps the logits and the logs of sums of exponentials."""
     import cupy
 
     x, dtype = cupy.ascontiguousarray(logits), wide(logits.dtype)
     rows, columns = x.shape
-    loss, log_sums = cupy.empty(rows, x.dtype), cupy.empty(rows, dtype)
+    loss, log_sums = cupy.empty(rows, dtype), cupy.empty(rows, dtype)
     target = cupy.ascontiguousarray(target, dtype=np.int64)
     args = x, target, pointer(weight), loss, log_sums, np.int64(rows), np.int64(columns), dtype(smoothing)
     _run(f"cross_entropy<{CTYPES[x.dtype]}, ROW>", rows, columns, args)
@@ -100,7 +100,7 @@ def cross_entropy_grad(g: Any, e: Any, total: Any, target: Any, weight: Any, smo
     import cupy
 
     gx, (rows, columns) = cupy.empty(e.shape, e.dtype), e.shape
-    g = cupy.ascontiguousarray(cupy.asarray(g, e.dtype))
+    g = cupy.ascontiguousarray(cupy.asarray(g, wide(e.dtype)))
     target = cupy.ascontiguousarray(target, dtype=np.int64)
     args = e, total, target, pointer(weight), gx, np.int64(rows), np.int64(columns), wide(e.dtype)(smoothing)
     _run(f"cross_entropy_grad<{CTYPES[e.dtype]}, ROW>", rows, columns, (g, np.int32(g.ndim and g.size > 1), *args))

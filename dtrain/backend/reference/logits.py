@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from dtrain.backend.halves import in_float32
+from dtrain.backend.halves import in_float32, widened
 
 __all__ = ["cross_entropy", "cross_entropy_grad", "log_softmax", "log_softmax_grad", "softmax", "softmax_grad"]
 
@@ -64,8 +64,10 @@ def cross_entropy(
     """-weight[r] log p[r, target[r]] for each row, with label smoothing. logits: (R, C), target, weight: (R,)
 
     With smoothing s, the loss of a row is weight * ((1 - s) * -log p[target] + s / C * sum over c of -log p[c]).
+    Two-byte logits have losses in float32, in which weights and the losses' gradients are too.
     Returns the losses (R,), and for the gradient e^(logits - their maximum) (R, C) and its sums (R,).
     """
+    logits = widened(logits)
     if logits.shape[1] < _SHORT:
         columns = logits.T.copy()
         columns -= np.maximum.reduce(columns, 0)

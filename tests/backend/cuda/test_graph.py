@@ -235,6 +235,27 @@ def test_an_error_in_a_capture_says_where_it_was(gpu):
     assert call(dtrain.ones(2, 3)).shape == (2, 2) and call.captured == 1
 
 
+def test_a_recurrent_step_makes_its_first_states_on_the_gpu(gpu):
+    found = []
+    for captured in (False, True):
+        dtrain.manual_seed(0)
+        model = nn.LSTM(3, 4, batch_first=True).cuda()
+        optimizer = optim.SGD(model.parameters(), 0.1)
+
+        def step(x, model=model, optimizer=optimizer):
+            loss = (model(x)[0] * (dtrain.arange(4, device="cuda") + dtrain.ones(4, device="cuda"))).sum()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            return loss
+
+        run = dtrain.cuda.capture(step) if captured else step
+        rng = np.random.default_rng(0)
+        found.append([float(run(dtrain.tensor(rng.random((2, 5, 3), np.float32)).cuda())) for _ in range(6)])
+    assert run.reason is None and run.captured == 1
+    assert found[0] == found[1]
+
+
 def test_a_job_without_a_gpu_captures_steps_of_the_cpu():
     step = Job(threads=1).capture(lambda x: x + 1)
     assert [step(dtrain.tensor(i)).item() for i in range(6)] == [1, 2, 3, 4, 5, 6]
