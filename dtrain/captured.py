@@ -114,7 +114,7 @@ class CapturedStep:
             del self._known[kind]
             self._made[kind], self.source = _Calls(tape, result), tape.source
         else:
-            self._known[kind] = tape.arrays
+            self._known[kind] = tape
         return result
 
     def _capture(self, kind: Any, args: Any, kwargs: Any) -> Any:

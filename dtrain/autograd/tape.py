@@ -34,7 +34,7 @@ from dtrain.autograd.tensor import Tensor
 from dtrain.autograd.under_way import under_way
 from dtrain.backend import capture, on_gpu
 
-__all__ = ["Tape", "as_one_call"]
+__all__ = ["Tape", "as_one_call", "constant"]
 
 _VARIABLE = re.compile(r"\bv\d+\b")
 _PLAIN = (bool, int, str, type(None))
@@ -54,15 +54,21 @@ def as_one_call(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-class Tape:
-    """The calls of one step. known: the arrays that the step used before, by a tape of the same step.
+@as_one_call
+def constant(array: Any) -> Tensor:
+    """A tensor of a copy of an array that a function makes, the same at every call with arguments of these shapes."""
+    return Tensor(np.array(array))
 
-    Only these, beside what it is given and what it makes itself by calls, can be used by the next one: others would be
-    those of this step alone. reason: why the step cannot be replayed, or None.
+
+class Tape:
+    """The calls of one step. before: the tape of the same step at an earlier call.
+
+    Both must have the same calls, and use the same arrays, beside what the step is given and what it makes itself by
+    calls: others would be those of this step alone. reason: why the step cannot be replayed, or None.
     """
 
-    def __init__(self, known: dict[int, Any] | None = None) -> None:
-        self.known = known
+    def __init__(self, before: Tape | None = None) -> None:
+        self.before = before
         self.reason: str | None = None
         self.arrays: dict[int, Any] = {}  # of tensors that are not made here, by id
         self.leaves: dict[int, tuple[Tensor, Any]] = {}  # these tensors, and their arrays
@@ -89,7 +95,7 @@ class Tape:
             return array
         if on_gpu(array):
             self.give_up("tensors are on a GPU")
-        if self.known is not None and id(array) not in self.known:
+        if self.before is not None and id(array) not in self.before.arrays:
             self.give_up(
                 f"a tensor of shape {array.shape} is made in the step by something else than dtrain's functions"
             )
@@ -234,7 +240,24 @@ class Tape:
         results.clear()
         del args, kwargs
         self._release()
+        if self.before is not None and not self._repeats(self.before):
+            self.give_up("it does not do the same, or not with the same numbers, at every call")
+        self.before = None
         return returned
+
+    def _repeats(self, before: Tape) -> bool:
+        """Whether the calls are those of another tape, with the same numbers and arrays that are no tensor's."""
+        if self._lines != before._lines or self._things.keys() != before._things.keys():
+            return False
+        pairs = ((thing, before._things[name]) for name, thing in self._things.items())
+        return all(
+            a is b or np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+            if isinstance(a, (np.ndarray, np.generic)) and isinstance(b, (np.ndarray, np.generic))
+            else a == b or a != a
+            if isinstance(a, (float, slice)) and isinstance(b, (float, slice))
+            else True
+            for a, b in pairs
+        )
 
     def _take(self, tensor: Tensor) -> Tensor:
         """A tensor that the step is given, for one that a replay will be given in its place."""

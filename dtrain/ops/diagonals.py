@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor
+from dtrain.autograd import Tensor, constant
 from dtrain.ops.dtypes import dimension, in_float32
 from dtrain.ops.positions import spread, take_flat
 from dtrain.ops.rearranging import flip
@@ -22,7 +22,7 @@ __all__ = [
 def _masked(input: Any, keep: Any) -> Any:
     from dtrain.ops.arithmetic import where
 
-    return where(Tensor(np.broadcast_to(keep, input.shape)), input, Tensor(np.zeros((), input.dtype)))
+    return where(constant(np.broadcast_to(keep, input.shape)), input, constant(np.zeros((), input.dtype)))
 
 
 def _check_matrix(name: str, input: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor
+from dtrain.autograd import constant
 from dtrain.ops.arithmetic import clamp, maximum
 from dtrain.ops.dtypes import in_float32
 from dtrain.ops.indexing import index
@@ -37,7 +37,7 @@ def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
         x1, x2 = broadcast_tensors(x1, x2)
     except ValueError:
         raise ValueError(f"cosine_similarity: shapes {x1.shape} and {x2.shape} do not broadcast") from None
-    least = Tensor(np.asarray(eps, x1.dtype))
+    least = constant(np.asarray(eps, x1.dtype))
     a, b = (
         x / maximum(vector_norm(x, 2, dim, True), least) if x.ndim else x / maximum(abs(x), least) for x in (x1, x2)
     )

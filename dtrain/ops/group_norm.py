@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor
+from dtrain.autograd import Tensor, as_one_call, constant
 from dtrain.ops.creation import zeros
 from dtrain.ops.norm import layer_norm
 from dtrain.ops.shape import cat, reshape
@@ -72,10 +72,17 @@ def instance_norm(
     centred = input - mean
     variance = (centred * centred).mean(axes, keepdim=True)
     if running_mean is not None and len(input):
-        unbiased = variance.array * (count / (count - 1))
-        for running, value in ((running_mean, mean.array), (running_var, unbiased)):
-            running.array[...] += momentum * (value.reshape(input.shape[:2]).mean(0) - running.array)
+        _track(running_mean, running_var, momentum, mean, variance, count / (count - 1))
     return _scaled(centred / (variance + eps).sqrt(), weight, bias)
+
+
+@as_one_call
+def _track(
+    running_mean: Tensor, running_var: Any, momentum: float, mean: Tensor, variance: Tensor, unbiased: float
+) -> None:
+    """The running statistics move to the means, over samples, of these (N, C, 1, ...)."""
+    for running, value in ((running_mean, mean.array), (running_var, variance.array * unbiased)):
+        running.array[...] += momentum * (value.reshape(value.shape[:2]).mean(0) - running.array)
 
 
 def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Any:
@@ -92,7 +99,7 @@ def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float 
     square = input * input
     before, behind = (zeros(len(input), n, *input.shape[2:], dtype=input.dtype) for n in (size // 2, (size - 1) // 2))
     padded = cat([before, square, behind], 1)
-    total: Any = Tensor(np.zeros((), input.dtype))
+    total: Any = constant(np.zeros((), input.dtype))
     for i in range(size):
         total = total + padded[:, i : i + input.shape[1]]
     return input / (k + alpha / size * total) ** beta

@@ -54,6 +54,14 @@ def matmul(x: Any, y: Any) -> Any:
     return _product(x, y), (pullback_x, pullback_y)
 
 
+def _as_it_lies(x: Array) -> list[int]:
+    """The dimensions of x, all but the last in the order of memory: sequences may come first, and lie as batches."""
+    leading = range(x.ndim - 1)
+    if x.flags.c_contiguous:
+        return [*leading, x.ndim - 1]
+    return [*sorted(leading, key=lambda i: -x.strides[i]), x.ndim - 1]
+
+
 @op(halves=True, lowered=True)
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:  # noqa: A002
     """input @ weight.T + bias.  input: (..., I), weight: (O, I), bias: (O,) -> (..., O)
@@ -74,14 +82,16 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:  # noqa: A002
             Into(lambda g, out: kernels.matmul(g.T, x, out=out)),
             kernels.column_sums,
         )
-    n = math.prod(x.shape[:-1])
-    rows = x.reshape(n, x.shape[-1])
+    order, n = _as_it_lies(x), math.prod(x.shape[:-1])
+    *lead, columns = x.transpose(order).shape
+    way_back = [order.index(i) for i in range(x.ndim)]
+    rows = x.transpose(order).reshape(n, columns)
 
     def flat(g: Array) -> Array:
-        return g.reshape(n, w.shape[0])
+        return g.transpose(order).reshape(n, w.shape[0])
 
-    return kernels.linear(rows, w, bias).reshape(*x.shape[:-1], w.shape[0]), (
-        lambda g: kernels.matmul(flat(g), w).reshape(x.shape),
+    return kernels.linear(rows, w, bias).reshape(*lead, w.shape[0]).transpose(way_back), (
+        lambda g: kernels.matmul(flat(g), w).reshape(*lead, columns).transpose(way_back),
         Into(lambda g, out: kernels.matmul(flat(g).T, rows, out=out)),
         lambda g: kernels.column_sums(flat(g)),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor
+from dtrain.autograd import Tensor, as_one_call, constant
 from dtrain.ops import arithmetic
 from dtrain.ops.activation import logsigmoid
 from dtrain.ops.arithmetic import clamp, minimum, where
@@ -49,7 +49,7 @@ def cosine_embedding_loss(input1: Any, input2: Any, target: Any, margin: float =
     product = sum(input1 * input2, -1)
     squares = (sum(input1 * input1, -1) + eps) * (sum(input2 * input2, -1) + eps)
     cosine = product / arithmetic.sqrt(squares)
-    zero = Tensor(np.zeros((), cosine.dtype))
+    zero = constant(np.zeros((), cosine.dtype))
     return reduced(
         where(target == 1, 1 - cosine, zero) + where(target == -1, clamp(cosine - margin, 0), zero), reduction
     )
@@ -76,16 +76,23 @@ def multi_margin_loss(
         raise ValueError(f"multi_margin_loss: input {input.shape} and target {target.shape} must be (N, C) and (N,)")
     if weight is not None and weight.shape != (classes,):
         raise ValueError(f"multi_margin_loss: the weight has shape {weight.shape}, it must be ({classes},)")
-    labels = target.array.reshape(input.shape[:-1]).astype(np.int64)
-    if labels.size and (labels.min() < 0 or labels.max() >= classes):
-        raise IndexError(f"multi_margin_loss: targets {labels.min()} to {labels.max()} are outside [0, {classes})")
-    own = gather(input, -1, Tensor(labels[..., None]))
+    own_class, others, weights = _of_targets(target, input.shape, weight)
+    own = gather(input, -1, own_class)
     gap = clamp(margin - own + input, 0)
     gap = gap if p == 1 else gap * gap
-    if weight is not None:
-        gap = gap * Tensor(weight.array[labels][..., None])
-    others = Tensor(np.arange(classes) != labels[..., None])
-    return reduced(sum(where(others, gap, Tensor(np.zeros((), input.dtype))), -1) / classes, reduction)
+    if weights is not None:
+        gap = gap * weights
+    return reduced(sum(where(others, gap, constant(np.zeros((), input.dtype))), -1) / classes, reduction)
+
+
+@as_one_call
+def _of_targets(target: Tensor, shape: tuple[int, ...], weight: Tensor | None) -> list[Any]:
+    """The targets as (..., 1), which classes are others, and the targets' weights."""
+    labels = target.array.reshape(*shape[:-1], 1).astype(np.int64)
+    if labels.size and (labels.min() < 0 or labels.max() >= shape[-1]):
+        raise IndexError(f"multi_margin_loss: targets {labels.min()} to {labels.max()} are outside [0, {shape[-1]})")
+    others = np.arange(shape[-1]) != labels
+    return [Tensor(labels), Tensor(others), None if weight is None else Tensor(weight.array[labels])]
 
 
 @in_float32
@@ -100,18 +107,24 @@ def multilabel_margin_loss(input: Any, target: Any, reduction: str = "mean") -> 
         raise ValueError(
             f"multilabel_margin_loss: input {input.shape} and target {target.shape} must be (N, C) or (C,)"
         )
-    labels = target.array.astype(np.int64)
+    listed, counts = _of_lists(target)
+    gap = clamp(1 - (unsqueeze(gather(input, -1, listed), -1) - unsqueeze(input, -2)), 0)
+    loss = sum(where(counts, gap, constant(np.zeros((), input.dtype))), (-1, -2)) / input.shape[-1]
+    return reduced(loss, reduction)
+
+
+@as_one_call
+def _of_lists(target: Tensor) -> list[Tensor]:
+    """The classes that are listed, and which pairs (t, i) count: t is listed, i is not."""
+    labels, classes = target.array.astype(np.int64), target.shape[-1]
     listed = np.cumsum(labels < 0, -1) == 0
     safe = np.where(listed, labels, 0)
-    if listed.any() and safe.max() >= input.shape[-1]:
-        raise IndexError(f"multilabel_margin_loss: target {safe.max()} is outside [-1, {input.shape[-1]})")
-    own = np.zeros(input.shape, bool)
+    if listed.any() and safe.max() >= classes:
+        raise IndexError(f"multilabel_margin_loss: target {safe.max()} is outside [-1, {classes})")
+    own = np.zeros(target.shape, bool)
     np.put_along_axis(own, np.where(listed, labels, safe[..., :1] if safe.size else safe), True, -1)
     own &= listed[..., :1]
-    gap = clamp(1 - (unsqueeze(gather(input, -1, Tensor(safe)), -1) - unsqueeze(input, -2)), 0)
-    counts = Tensor(listed[..., :, None] & ~own[..., None, :])
-    loss = sum(where(counts, gap, Tensor(np.zeros((), input.dtype))), (-1, -2)) / input.shape[-1]
-    return reduced(loss, reduction)
+    return [Tensor(safe), Tensor(listed[..., :, None] & ~own[..., None, :])]
 
 
 def multilabel_soft_margin_loss(input: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor, op
+from dtrain.autograd import Tensor, as_one_call, op
 from dtrain.backend import Array, backend_of
 from dtrain.ops.draws import drawn_dtype, next_draw
 from dtrain.ops.dtypes import only_floats
@@ -36,8 +36,13 @@ def _maxima(x: Any, tables: list[Array]) -> tuple[Any, Any]:
 
     tables: for each dimension the rows that lie in each window, see the kernel `max_places`.
     """
-    where = backend_of(x.array).max_places(x.array, tables)
+    where = _places(x, tables)
     return take_flat(x, where + _images(x.shape)), Tensor(where)
+
+
+@as_one_call
+def _places(x: Tensor, tables: list[Array]) -> Array:
+    return backend_of(x.array).max_places(x.array, tables)
 
 
 def _result(input: Any, found: tuple[Any, Any], return_indices: bool) -> Any:  # noqa: A002

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor
+from dtrain.autograd import constant
 from dtrain.ops.arithmetic import where
 from dtrain.ops.positions import rows, slice_of, unslice
 
@@ -81,4 +81,4 @@ def _constant(x: Any, pairs: list[tuple[int, int, int]], value: float) -> Any:
         return y
     within = np.zeros(shape, bool)
     within[tuple(inside)] = True
-    return where(Tensor(within), y, Tensor(np.asarray(value, x.dtype)))
+    return where(constant(within), y, constant(np.asarray(value, x.dtype)))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor, op
+from dtrain.autograd import Tensor, as_one_call, constant, op
 from dtrain.backend import xp_of
 from dtrain.ops import arithmetic
 from dtrain.ops.activation import logsigmoid
@@ -126,10 +126,15 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction:
     """
     if input.shape != target.shape:
         raise ValueError(f"binary_cross_entropy: input {input.shape} and target {target.shape} must have one shape")
-    if ((input.array < 0) | (input.array > 1)).any():
-        raise RuntimeError("binary_cross_entropy: all elements of input must be between 0 and 1")
+    _check_probabilities(input)
     loss = _cross_entropy_of_two(input, target)
     return reduced(loss if weight is None else loss * weight, reduction)
+
+
+@as_one_call
+def _check_probabilities(x: Tensor) -> None:
+    if ((x.array < 0) | (x.array > 1)).any():
+        raise RuntimeError("binary_cross_entropy: all elements of input must be between 0 and 1")
 
 
 @in_float32
@@ -165,6 +170,15 @@ def nll_loss(input: Any, target: Any, weight: Any = None, ignore_index: int = -1
         raise TypeError(f"nll_loss needs class numbers of an integer dtype, got {target.dtype}")
     if weight is not None and weight.dtype != input.dtype:
         raise TypeError(f"nll_loss: weight has dtype {weight.dtype}, the input {input.dtype}; they must be equal")
+    labels, kept, factor = _classes(target, classes, ignore_index, weight, input.dtype)
+    picked = squeeze(gather(input, axis, unsqueeze(labels, axis)), axis)
+    loss = where(kept, -picked * factor, constant(np.zeros((), input.dtype)))
+    return reduced(loss, reduction, factor.sum() if reduction == "mean" else None)
+
+
+@as_one_call
+def _classes(target: Tensor, classes: int, ignore_index: int, weight: Tensor | None, dtype: Any) -> list[Tensor]:
+    """The classes, 0 where they are ignored, whether they are not, and what they count."""
     labels = target.array.astype(np.int64)
     kept = labels != ignore_index
     labels = np.where(kept, labels, 0)
@@ -172,10 +186,8 @@ def nll_loss(input: Any, target: Any, weight: Any = None, ignore_index: int = -1
         raise IndexError(
             f"nll_loss: a target of {target.array.min()} to {target.array.max()} is outside [0, {classes})"
         )
-    factor = kept.astype(input.dtype) if weight is None else weight.array[labels] * kept
-    picked = squeeze(gather(input, axis, Tensor(np.expand_dims(labels, axis))), axis)
-    loss = where(Tensor(kept), -picked * Tensor(factor), Tensor(np.zeros((), input.dtype)))
-    return reduced(loss, reduction, Tensor(np.asarray(factor.sum())) if reduction == "mean" else None)
+    factor = kept.astype(dtype) if weight is None else weight.array[labels] * kept
+    return [Tensor(labels), Tensor(kept), Tensor(factor)]
 
 
 @in_float32
@@ -208,7 +220,7 @@ def gaussian_nll_loss(
     other shapes and negative variances. v takes var's gradient also where it is smaller than eps.
     """
     if isinstance(var, (int, float)):
-        var = Tensor(np.full(input.shape, var, input.dtype))
+        var = constant(np.full(input.shape, var, input.dtype))
     if var.shape != input.shape:
         if var.shape == input.shape[:-1]:
             var = unsqueeze(var, -1)
@@ -216,11 +228,17 @@ def gaussian_nll_loss(
             raise ValueError(
                 f"gaussian_nll_loss: var of shape {var.shape} does not fit an input of shape {input.shape}"
             )
-    if (var.array < 0).any():
-        raise ValueError("gaussian_nll_loss: var has negative elements")
-    v = var + Tensor(np.maximum(eps - var.array, 0).astype(var.dtype))
+    v = var + _up_to(eps, var)
     loss = 0.5 * (arithmetic.log(v) + arithmetic.square(input - target) / v)
     return reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)
+
+
+@as_one_call
+def _up_to(eps: float, var: Tensor) -> Tensor:
+    """What variances lack to be eps."""
+    if (var.array < 0).any():
+        raise ValueError("gaussian_nll_loss: var has negative elements")
+    return Tensor(np.maximum(eps - var.array, 0).astype(var.dtype))
 
 
 @in_float32

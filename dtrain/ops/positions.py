@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import op
+from dtrain.autograd import as_one_call, op
 from dtrain.backend import Array, backend_of, on_gpu, xp_of
 from dtrain.ops.dtypes import plain, unbroadcast
 
@@ -105,6 +105,7 @@ def of_rows(index: Array, dim: int, shape: tuple[int, ...]) -> Array:
     return np.arange(math.prod(shape), like=index).reshape(shape).take(index, dim)
 
 
+@as_one_call
 def checked_index(name: str, index: Any, size: int, negative: bool = False) -> Array:
     """The array of `index`, integers below size, as int64. Raises TypeError and IndexError where they are not."""
     array = getattr(index, "array", index)

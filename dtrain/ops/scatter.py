@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor, op
+from dtrain.autograd import Tensor, constant, op
 from dtrain.backend import Array
 from dtrain.backend.halves import finfo, is_float
 from dtrain.ops import arithmetic
@@ -66,7 +66,7 @@ def scatter(
     if reduce not in ("add", "multiply"):
         raise ValueError(f"scatter: reduce must be 'add' or 'multiply', got {reduce!r}")
     if not isinstance(source, Tensor):
-        source = Tensor(np.full(where.shape, source, input.dtype))
+        source = constant(np.full(where.shape, source, input.dtype))
     return _reduced({"add": "sum", "multiply": "prod"}[reduce], input, source, where, True)
 
 
@@ -287,7 +287,7 @@ def _filled(name: str, input: Any, mask: Any, value: Any) -> Any:
     else:
         if not _fits(value, input.dtype):
             raise TypeError(f"{name}: {value} does not fit dtype {input.dtype}")
-        value = Tensor(np.asarray(value).astype(input.dtype))
+        value = constant(np.asarray(value).astype(input.dtype))
     return arithmetic.where(mask, value, input)
 
 

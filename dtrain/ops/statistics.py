@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dtrain.autograd import Tensor, op
+from dtrain.autograd import Tensor, constant, op
 from dtrain.backend import xp_of
 from dtrain.backend.halves import HALVES
 from dtrain.ops import arithmetic, reduction
@@ -206,7 +206,7 @@ def std_mean(
 def nansum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """The sum over dim of what is not NaN."""
     missing = Tensor(np.isnan(input.array))
-    return reduction.sum(arithmetic.where(missing, Tensor(np.zeros((), input.dtype)), input), dim, keepdim, dtype)
+    return reduction.sum(arithmetic.where(missing, constant(np.zeros((), input.dtype)), input), dim, keepdim, dtype)
 
 
 def nanmean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
