@@ -159,7 +159,7 @@ def test_under_distributed_data_parallel(ranks, microbatches):
 
 
 class _Kept:
-    last = None
+    """What a step keeps from call to call."""
 
 
 def _item(x, w):
@@ -200,6 +200,13 @@ def _keep(x, w):
     return loss
 
 
+def _counting(x, w):
+    _Kept.count += 1
+    loss = (x[_Kept.count % 3 :] * w[_Kept.count % 3 :]).sum() * (1 / _Kept.count)
+    loss.backward()
+    return loss
+
+
 def _checkpoint(x, w):
     loss = dtrain.utils.checkpoint.checkpoint(lambda x: x * w, x).sum()
     loss.backward()
@@ -211,13 +218,13 @@ def _checkpoint(x, w):
     [
         (_item, "values are looked at"), (_branch, "values are looked at"), (_array, "values are looked at"),
         (_numpy, "by something else than"), (_keep, "keeps a tensor"), (_count, "values are looked at"),
-        (_checkpoint, "checkpoint"),
+        (_checkpoint, "checkpoint"), (_counting, "at every call"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_captured_runs_as_it_is_and_says_why(step, reason, capsys):
     found = []
     for captured in (False, True):
-        _Kept.last, _Kept.norm = None, nn.BatchNorm1d(3, momentum=None)
+        _Kept.last, _Kept.norm, _Kept.count = None, nn.BatchNorm1d(3, momentum=None), 0
         w = dtrain.tensor([1.0, -2.0, 3.0], requires_grad=True)
         run = dtrain.capture(lambda x, w=w: step(x, w)) if captured else lambda x, w=w: step(x, w)
         values = [float(run(dtrain.tensor([1.0, i, -i]))) for i in (1.0, -2.0, 3.0, 0.5, -1.0, 2.0)]

@@ -232,6 +232,7 @@ class Tape:
             map_tensors(results.append, returned)
             self._returned = f"[{', '.join(self.array_of(t).text for t in results)}]"
         except Exception as error:
+            self._release()
             error.add_note("while a step was captured: call it without capture() if it cannot be")
             raise
         finally:
@@ -247,17 +248,7 @@ class Tape:
 
     def _repeats(self, before: Tape) -> bool:
         """Whether the calls are those of another tape, with the same numbers and arrays that are no tensor's."""
-        if self._lines != before._lines or self._things.keys() != before._things.keys():
-            return False
-        pairs = ((thing, before._things[name]) for name, thing in self._things.items())
-        return all(
-            a is b or np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-            if isinstance(a, (np.ndarray, np.generic)) and isinstance(b, (np.ndarray, np.generic))
-            else a == b or a != a
-            if isinstance(a, (float, slice)) and isinstance(b, (float, slice))
-            else True
-            for a, b in pairs
-        )
+        return self._lines == before._lines and _same(self._things, before._things)
 
     def _take(self, tensor: Tensor) -> Tensor:
         """A tensor that the step is given, for one that a replay will be given in its place."""
@@ -309,3 +300,16 @@ class Tape:
 
 def _without_graph(tensor: Tensor) -> Tensor:
     return Tensor(tensor.array.value) if tensor.array.__class__ is Noted else tensor
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether numbers and arrays are the same ones, alone or in tuples and dicts; lists may be what calls fill."""
+    if a is b or a.__class__ is not b.__class__:
+        return a is b
+    if isinstance(a, (np.ndarray, np.generic)):
+        return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(x, b[key]) for key, x in a.items())
+    return a == b or a != a if isinstance(a, (int, float, str, slice, np.dtype)) else True
