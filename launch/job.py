@@ -165,7 +165,7 @@ class Job:
                 return result  # type: ignore[return-value]
 
     def capture(self, step: Callable[..., Any]) -> CapturedStep:
-        """`step`, a function that makes a whole training step, as a CUDA graph: see `CapturedStep`."""
+        """`step`, a function that makes a whole training step, without its Python's time: see `CapturedStep`."""
         return CapturedStep(step, self.device != "cpu")
 
     def print(self, *values: object, **options: Any) -> None:

@@ -53,7 +53,7 @@ def _result(input: Any, found: tuple[Any, Any], return_indices: bool) -> Any:  #
 # -- windows that slide ------------------------------------------------------------------------------
 
 
-@op
+@op(halves=True)
 def _maximum(x: Any, w: Windows) -> Any:
     """(N, C, *size) -> (N, C, *out)"""
     kernels, size, steps = backend_of(x), x.shape[2:], (w.kernel, w.stride, w.padding, w.dilation)

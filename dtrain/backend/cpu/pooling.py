@@ -23,6 +23,7 @@ from dtrain.backend.cpu.onednn import (
     sizes,
     strided,
 )  # fmt: skip
+from dtrain.backend.halves import HALVES, halved, in_float32, widened
 from dtrain.backend.reference import pooling as reference
 from dtrain.backend.reference.layout import Sizes, channels_first, channels_last, needed
 
@@ -68,6 +69,9 @@ def max_pool(
 ) -> tuple[np.ndarray, Any]:
     """`reference.max_pool`: y, and what the gradient needs."""
     steps = (kernel, stride, padding, dilation)
+    if x.dtype in HALVES:
+        y, kept = max_pool(widened(x), out, *steps)
+        return halved(y, x.dtype), kept
     if x.size >= FEW and 0 not in out and x.dtype == np.float32 and np.isfinite(np.min(xl := channels_last(x))):
         c, key = context(), (x.shape, out, *steps)
         if found := c.kept(_Pooling, *key):
@@ -77,6 +81,7 @@ def max_pool(
     return reference.max_pool(x, out, *steps)
 
 
+@in_float32
 def max_pool_grad(
     g: np.ndarray, kept: Any, size: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes
 ) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dtrain.backend.halves import HALVES, halved, in_float32, widened
 from dtrain.backend.reference.layout import (
     Sizes,
     border,
@@ -36,6 +37,9 @@ def max_pool(
 
     The first of equal elements wins, but the last NaN, if there is any, as in PyTorch.
     """
+    if x.dtype in HALVES:
+        y, kept = max_pool(widened(x), out, kernel, stride, padding, dilation)
+        return halved(y, x.dtype), kept
     lowest = -math.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
     y = border(channels_last(x), out, kernel, stride, padding, dilation, lowest)
     number = np.min_scalar_type(prod(kernel) - 1).type
@@ -61,6 +65,7 @@ def _best(parts: list[np.ndarray], numbers: list[Any]) -> tuple[np.ndarray, np.n
     return y, winner
 
 
+@in_float32
 def max_pool_grad(
     g: np.ndarray,
     kept: Any,
