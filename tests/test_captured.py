@@ -207,6 +207,23 @@ def _counting(x, w):
     return loss
 
 
+def _scaled(x, w):
+    loss = (x * w).sum()
+    _Kept.scaler.scale(loss).backward()
+    return loss
+
+
+def _workers_of(module):
+    return dtrain.parallel.DiLoCo(module, optim.SGD(module.parameters(), 0.1), sync_every=2)
+
+
+def _workers(x, w):
+    loss = _Kept.workers(x).sum() + (x * w).sum()
+    loss.backward()
+    _Kept.workers.optimizer.step()
+    return loss
+
+
 def _checkpoint(x, w):
     loss = dtrain.utils.checkpoint.checkpoint(lambda x: x * w, x).sum()
     loss.backward()
@@ -218,13 +235,16 @@ def _checkpoint(x, w):
     [
         (_item, "values are looked at"), (_branch, "values are looked at"), (_array, "values are looked at"),
         (_numpy, "by something else than"), (_keep, "keeps a tensor"), (_count, "values are looked at"),
-        (_checkpoint, "checkpoint"), (_counting, "at every call"),
+        (_checkpoint, "checkpoint"), (_counting, "at every call"), (_scaled, "GradScaler"), (_workers, "DiLoCo"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_captured_runs_as_it_is_and_says_why(step, reason, capsys):
     found = []
     for captured in (False, True):
         _Kept.last, _Kept.norm, _Kept.count = None, nn.BatchNorm1d(3, momentum=None), 0
+        dtrain.manual_seed(0)
+        _Kept.scaler = dtrain.amp.GradScaler("cpu")
+        _Kept.workers = _workers_of(nn.Linear(3, 2))
         w = dtrain.tensor([1.0, -2.0, 3.0], requires_grad=True)
         run = dtrain.capture(lambda x, w=w: step(x, w)) if captured else lambda x, w=w: step(x, w)
         values = [float(run(dtrain.tensor([1.0, i, -i]))) for i in (1.0, -2.0, 3.0, 0.5, -1.0, 2.0)]

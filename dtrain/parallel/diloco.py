@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dtrain.autograd import is_grad_enabled
+from dtrain.backend import capture
 from dtrain.backend.random import key
 from dtrain.comm import Communicator, SingleCommunicator
 from dtrain.nn.module import IncompatibleKeys, Module
@@ -129,6 +130,7 @@ class DiLoCo(Wrapper):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The output of the next worker's module; without gradients, of that of the last outer step."""
+        capture.refuse("DiLoCo changes parameters beside the optimizer's steps")
         if is_grad_enabled():
             self.optimizer.begin(*given(args, kwargs))
             return self.module(*args, **kwargs)

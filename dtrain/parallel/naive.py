@@ -15,6 +15,7 @@ import numpy as np
 
 from dtrain.autograd import Tensor, is_grad_enabled, on_backward_end
 from dtrain.autograd.op import op
+from dtrain.backend import capture
 from dtrain.backend.random import key
 from dtrain.comm import Communicator
 from dtrain.data.sampler import microbatch_block
@@ -44,6 +45,7 @@ class NaiveDistributedDataParallel(Module):
 
     def forward(self, x: Tensor) -> Any:
         """The module's output for a microbatch of len(x) samples."""
+        capture.refuse("the naive twin of DistributedDataParallel")
         if not is_grad_enabled():
             return self.module(x)
         self.synchronized = False
