@@ -355,9 +355,10 @@ def _sum(a: Any, b: Any) -> Any:
     """Two gradients of one array; those of two-byte floats are added in float32."""
     if mode.tape is not None:
         return mode.tape.call(_sum, (a, b))
-    if on_gpu(a) and on_gpu(b) and a.shape == b.shape and a.dtype == b.dtype:
+    two_bytes = getattr(b, "itemsize", 0) == 2
+    if (two_bytes or on_gpu(b)) and a.__class__ is b.__class__ and a.shape == b.shape and a.dtype == b.dtype:
         return backend_of(a).add(a, b)
-    return halved(widened(a) + widened(b), b.dtype) if getattr(b, "itemsize", 0) == 2 else a + b
+    return halved(widened(a) + widened(b), b.dtype) if two_bytes else a + b
 
 
 def _run_hooks(node: Node, g: Any) -> Any:

@@ -42,7 +42,7 @@ def _same(g: Any) -> Any:
 def add(input: Any, other: Any, *, alpha: float = 1) -> Any:
     """input + alpha * other with broadcasting."""
     if alpha == 1 and _alike(input, other):
-        if on_gpu(input):
+        if on_gpu(input) or input.__class__ is np.ndarray and input.dtype in HALVES:
             return backend_of(input).add(input, other), (_same, _same)
         if input.dtype not in HALVES:
             return input + other, (_same, _same)

@@ -12,7 +12,7 @@ from dtrain.backend.reference import *  # noqa: F403
 # isort: split
 from dtrain.backend.cpu.attention import attention, attention_grad  # noqa: F401
 from dtrain.backend.cpu.conv import convolution, convolution_data_grad, convolution_weight_grad  # noqa: F401
-from dtrain.backend.cpu.elementwise import activation, gelu, gelu_grad, relu_grad  # noqa: F401
+from dtrain.backend.cpu.elementwise import activation, add, gelu, gelu_grad, relu_grad  # noqa: F401
 from dtrain.backend.cpu.fused import each_element  # noqa: F401
 from dtrain.backend.cpu.norm import batch_norm, batch_norm_grad, layer_norm, layer_norm_grad  # noqa: F401
 from dtrain.backend.cpu.onednn import library, version

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from dtrain.backend.cpu.onednn import FEW, FORWARD, Arg, Context, Primitive, address, context, laid_out, new, usable
+from dtrain.backend.halves import bfloat16
 from dtrain.backend.reference import elementwise as reference
 
-__all__ = ["activation", "gelu", "gelu_grad", "relu_grad"]
+__all__ = ["activation", "add", "gelu", "gelu_grad", "relu_grad"]
 
-_GELU, _RELU_OF_RESULT = 0x31, 0x100
+_ADD, _GELU, _RELU_OF_RESULT = 0x1FFF0, 0x31, 0x100
 #: Functions of x with factors a and b, and the form of them of which the gradient is computed: the same number where
 #: that is of x, another where it is of the result. NumPy's clip keeps NaN, and is as fast. Others are left out: where
 #: they are small, ELU, mish and softplus are right only beside 1, and the hard sigmoid of NaN is 1.
@@ -33,7 +34,7 @@ class _Elementwise:
     """The primitive of a function of so many elements, or of its gradient."""
 
     def __init__(
-        self, context: Context, kind: int, n: int, dtype: np.dtype, gradient: bool, factors: tuple[float, float]
+        self, context: Context, n: int, dtype: np.dtype, kind: int, gradient: bool, factors: tuple[float, float]
     ) -> None:
         lib, engine, options = context.lib, context.engine, context.attributes
         row = laid_out((n,), (dtype.itemsize,), dtype)
@@ -55,14 +56,35 @@ class _Elementwise:
         self.primitive = Primitive(context, pd, arguments)
 
 
+class _Sum:
+    """The primitive that adds two arrays of so many elements."""
+
+    def __init__(self, context: Context, n: int, dtype: np.dtype) -> None:
+        row = laid_out((n,), (dtype.itemsize,), dtype)
+        create = context.lib.binary_primitive_desc_create
+        pd = new(create, context.engine, _ADD, row.pointer, row.pointer, row.pointer, context.attributes)
+        self.primitive = Primitive(context, pd, [(Arg.SRC, row), (Arg.SRC_1, row), (Arg.DST, row)])
+
+
+def add(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """x + y, of one shape and dtype; NumPy is as fast with any but two-byte floats."""
+    made = _computed(_Sum, x, y) if x.dtype == bfloat16 else None
+    return reference.add(x, y) if made is None else made
+
+
 def _run(
     kind: int, gradient: bool, x: np.ndarray, *others: np.ndarray, factors: tuple[float, float] = (0.0, 0.0)
 ) -> np.ndarray | None:
     """The function of x, or the gradient from x and others; None where the reference has to do it."""
+    return _computed(_Elementwise, x, *others, options=(kind, gradient, factors))
+
+
+def _computed(make: Any, x: np.ndarray, *others: np.ndarray, options: tuple[Any, ...] = ()) -> np.ndarray | None:
+    """What the primitive makes of x and others, as they lie in memory; None where the reference has to do it."""
     if x.size < FEW or not usable(x, *others):
         return None
     c = context()
-    found = c.kept(_Elementwise, kind, x.size, x.dtype, gradient, factors)
+    found = c.kept(make, x.size, x.dtype, *options)
     if not found:
         return None
     out = np.empty_like(x)  # in x's order of memory, without gaps
@@ -112,7 +134,7 @@ def activation(
     Names and what a and b are in them: see _KINDS.
     """
     forwards, backwards = _KINDS[name]
-    if x.size < FEW or not usable(x) or not context().kept(_Elementwise, backwards, x.size, x.dtype, True, (a, b)):
+    if x.size < FEW or not usable(x) or not context().kept(_Elementwise, x.size, x.dtype, backwards, True, (a, b)):
         return None
     y = forwards(x, a, b) if callable(forwards) else _run(forwards, False, x, factors=(a, b))
     if y is None:

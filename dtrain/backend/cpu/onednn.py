@@ -42,7 +42,7 @@ class Unsupported(Exception):
 class Arg:
     """The places of arrays in a primitive: DNNL_ARG_*."""
 
-    SRC, DST, WEIGHTS, BIAS, SCRATCHPAD, WORKSPACE = 1, 17, 33, 41, 80, 64
+    SRC, SRC_1, DST, WEIGHTS, BIAS, SCRATCHPAD, WORKSPACE = 1, 2, 17, 33, 41, 80, 64
     SRC_ITER, SRC_ITER_C, DST_ITER, DST_ITER_C, WEIGHTS_ITER = 2, 3, 18, 19, 34
     MEAN, VARIANCE, SCALE, SHIFT = 49, 50, 51, 52
     DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_BIAS, DIFF_SCALE, DIFF_SHIFT = 129, 145, 161, 169, 255, 256
@@ -79,6 +79,7 @@ _FUNCTIONS: dict[str, list[Any]] = {
     "primitive_execute": [_POINTER, _POINTER, _INT, ctypes.POINTER(_Argument)],
     "primitive_destroy": [_POINTER],
     "matmul_primitive_desc_create": [_POINTER] * 7,
+    "binary_primitive_desc_create": [_POINTER, _POINTER, _INT, *[_POINTER] * 4],
     "eltwise_forward_primitive_desc_create": [_POINTER, _POINTER, _INT, _INT, *[_POINTER] * 2, *_FACTORS, _POINTER],
     "eltwise_backward_primitive_desc_create": [_POINTER, _POINTER, _INT, *[_POINTER] * 3, *_FACTORS, *[_POINTER] * 2],
     "batch_normalization_forward_primitive_desc_create": [_POINTER, _POINTER, _INT, *[_POINTER] * 2, *_NORM, _POINTER],
