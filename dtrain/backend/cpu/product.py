@@ -10,7 +10,7 @@ from dtrain.backend.cpu.onednn import Arg, Context, Primitive, address, context,
 from dtrain.backend.cpu.processor import by_float32
 from dtrain.backend.reference import product as reference
 
-__all__ = ["dot", "linear", "matmul"]
+__all__ = ["dot", "linear", "matmul", "multiplied"]
 
 SMALL = 1 << 19  # multiplications: NumPy is as fast with fewer of float32
 
@@ -38,7 +38,7 @@ def _ready(x: np.ndarray) -> np.ndarray:
     return x if fine and min(x.strides) > 0 else np.ascontiguousarray(x)
 
 
-def _product(
+def multiplied(
     x: np.ndarray, y: np.ndarray, bias: np.ndarray | None, shape: tuple[int, ...], out: np.ndarray | None = None
 ) -> np.ndarray | None:
     """x @ y + bias, of `shape`, in `out` if that is given; None where the reference has to do it."""
@@ -74,7 +74,7 @@ def matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None) -> np.nd
 
 @by_float32
 def _matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray | None) -> np.ndarray | None:
-    return _product(x, y, None, (*x.shape[:-1], y.shape[-1]), out)
+    return multiplied(x, y, None, (*x.shape[:-1], y.shape[-1]), out)
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
@@ -85,10 +85,10 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.nda
 
 @by_float32
 def _linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray | None:
-    return _product(x, weight.T, bias, (len(x), len(weight)))
+    return multiplied(x, weight.T, bias, (len(x), len(weight)))
 
 
 def dot(x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """np.dot of matrices: (I, K), (K, J) -> (I, J), in out if it is given."""
-    made = _product(x, y, None, (len(x), y.shape[1]), out) if _large(x, y.shape[1]) else None
+    made = multiplied(x, y, None, (len(x), y.shape[1]), out) if _large(x, y.shape[1]) else None
     return np.dot(x, y, out) if made is None else made

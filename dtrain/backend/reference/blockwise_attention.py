@@ -24,6 +24,10 @@ class Softmax(NamedTuple):
     gradient: Callable[[np.ndarray, np.ndarray], Any]
 
 
+#: np.matmul, or a faster one.
+Product = Callable[..., np.ndarray]
+
+
 class _WeightBlock(NamedTuple):
     """Where a block of attention weights lies in queries, in keys and in the weights, all heads at once.
 
@@ -51,9 +55,11 @@ def _weight_blocks(query: np.ndarray, key: np.ndarray, causal: bool) -> Iterator
             yield _WeightBlock((*at, ..., rows, all_), (*at, ..., columns, all_), (*at, ..., rows, columns), bias)
 
 
-def _scores(query: np.ndarray, key: np.ndarray, bias: np.ndarray | None, block: _WeightBlock) -> np.ndarray:
+def _scores(
+    query: np.ndarray, key: np.ndarray, bias: np.ndarray | None, block: _WeightBlock, matmul: Product
+) -> np.ndarray:
     """query key^T + bias in a block. query: of the block, key, bias: whole."""
-    made = np.matmul(query, key[block.keys].swapaxes(-1, -2))
+    made = matmul(query, key[block.keys].swapaxes(-1, -2))
     if bias is not None:
         made += bias[block.weights]
     if block.bias is not None:
@@ -74,6 +80,7 @@ def attention(
     kept: np.ndarray | None,
     kept_scale: float,
     softmax: Softmax | None = None,
+    matmul: Product = np.matmul,
 ) -> tuple[np.ndarray, Any]:
     """softmax(scale query key^T + bias) value. query: (..., L, E), key: (..., S, E), value: (..., S, V) -> (..., L, V)
 
@@ -84,13 +91,13 @@ def attention(
     """
     if query.dtype in HALVES:
         options: dict[str, Any] = {"causal": causal, "scale": scale, "kept": kept, "kept_scale": kept_scale}
-        options["softmax"] = softmax
+        options |= {"softmax": softmax, "matmul": matmul}
         y, log_sums = attention(widened(query), widened(key), widened(value), bias=widened(bias), **options)
         return halved(y, query.dtype), log_sums
     y = np.empty_like(query, shape=(*query.shape[:-1], value.shape[-1]))
     log_sums = np.empty((*query.shape[:-1], 1), query.dtype) if softmax is None else None
     for block in _weight_blocks(query, key, causal):
-        weights = _scores(query[block.queries] * query.dtype.type(scale), key, bias, block)
+        weights = _scores(query[block.queries] * query.dtype.type(scale), key, bias, block, matmul)
         if softmax is None:
             top = weights.max(-1, keepdims=True, initial=-math.inf)
             top[top == -math.inf] = 0
@@ -103,7 +110,7 @@ def attention(
         if kept is not None:
             weights *= kept[block.weights] * weights.dtype.type(kept_scale)
         part = y[block.queries]
-        np.matmul(weights, value[block.keys], out=part)
+        matmul(weights, value[block.keys], out=part)
         if log_sums is not None:
             part /= total
             log_sums[block.queries] = np.log(total) + top
@@ -125,6 +132,7 @@ def attention_grad(
     kept_scale: float,
     needs_bias: bool,
     softmax: Softmax | None = None,
+    matmul: Product = np.matmul,
 ) -> tuple[np.ndarray | None, ...]:
     """Gradients of attention with respect to query, key, value and, if needed, bias. g: (..., L, V)
 
@@ -135,7 +143,7 @@ def attention_grad(
         wide = map(widened, (g, query, key, value, y))
         options: dict[str, Any] = {"causal": causal, "scale": scale, "kept": kept, "kept_scale": kept_scale}
         options["needs_bias"] = needs_bias
-        options["softmax"] = softmax
+        options |= {"softmax": softmax, "matmul": matmul}
         made: Any = attention_grad(*wide, log_sums, bias=widened(bias), **options)  # type: ignore[misc]
         return tuple(halved(d, query.dtype) for d in made)
     g_query, g_key, g_value = np.empty_like(query), np.zeros_like(key), np.zeros_like(value)
@@ -143,19 +151,19 @@ def attention_grad(
     along = (g * y).sum(-1, keepdims=True) if softmax is None else None
     for block in _weight_blocks(query, key, causal):
         scaled = query[block.queries] * query.dtype.type(scale)
-        weights = _scores(scaled, key, bias, block)
+        weights = _scores(scaled, key, bias, block, matmul)
         if softmax is None:
             weights -= log_sums[block.queries]
             np.exp(weights, out=weights)
         else:
             softmax.of(weights)
-        g_scores = np.matmul(g[block.queries], value[block.keys].swapaxes(-1, -2))
+        g_scores = matmul(g[block.queries], value[block.keys].swapaxes(-1, -2))
         dropped = weights
         if kept is not None:
             factor = kept[block.weights] * weights.dtype.type(kept_scale)
             g_scores *= factor
             dropped = weights * factor
-        g_value[block.keys] += np.matmul(dropped.swapaxes(-1, -2), g[block.queries])
+        g_value[block.keys] += matmul(dropped.swapaxes(-1, -2), g[block.queries])
         if along is not None:
             g_scores -= along[block.queries]
             g_scores *= weights
@@ -164,7 +172,7 @@ def attention_grad(
         if g_bias is not None:
             g_bias[block.weights] = g_scores
         part = g_query[block.queries]
-        np.matmul(g_scores, key[block.keys], out=part)
+        matmul(g_scores, key[block.keys], out=part)
         part *= query.dtype.type(scale)
-        g_key[block.keys] += np.matmul(g_scores.swapaxes(-1, -2), scaled)
+        g_key[block.keys] += matmul(g_scores.swapaxes(-1, -2), scaled)
     return g_query, g_key, g_value, g_bias
