@@ -313,6 +313,16 @@ def test_relu_of_what_is_no_number(dtype):
         assert kernels.relu_grad(np.ones_like(x), kernels.relu(x))[:7].tolist() == [1, 1, 0, 1, 0, 0, 1]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, bfloat16])
+@pytest.mark.parametrize("shape", [(5,), (40, 300), (4, 8, 30, 9)])
+def test_sums_are_the_references_by_bytes_in_any_order_of_memory(shape, dtype):
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+    x.reshape(-1)[:4], y.reshape(-1)[:4] = [np.nan, np.inf, -np.inf, -0.0], [1, 1, 1, -0.0]
+    for a, b in ((x, y), (np.moveaxis(x, 0, -1), np.moveaxis(y, 0, -1)), (x.T, np.ascontiguousarray(y.T))):
+        assert cpu.add(a, b).tobytes() == reference.add(a, b).tobytes()
+
+
 @needs_onednn
 def test_it_is_onednn_that_computes():
     assert backend_of(np.ones(1)) is cpu and cpu.version().startswith("3.")

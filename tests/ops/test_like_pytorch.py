@@ -53,3 +53,25 @@ def test_maximum_along_a_dimension_has_names_and_none_is_no_tensor() -> None:
     assert found.values.tolist() == [3, 4] and found.indices.tolist() == [1, 0]
     x = dtrain.ones(2)
     assert (x == None) is False and (x != None) is True  # noqa: E711
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2), (2, 0, 1), (0, 2, 1)])
+def test_linear_of_sequences_first_leaves_them_where_they_lie(order):
+    """Its result, and the gradient of its input, lie in memory as the input does; values are those of a copy."""
+    rng = np.random.default_rng(0)
+    weight, bias = (dtrain.tensor(rng.standard_normal(s), requires_grad=True) for s in ((6, 4), (6,)))
+    shape = [0, 0, 0]  # that `order` makes (3, 5, 4)
+    for place, size in zip(order, (3, 5, 4), strict=True):
+        shape[place] = size
+    found = []
+    for copied in (False, True):
+        given = dtrain.tensor(np.random.default_rng(1).standard_normal(shape), requires_grad=True)
+        x = given.permute(*order)
+        y = dtrain.nn.functional.linear(x.contiguous() if copied else x, weight, bias)
+        weight.grad = bias.grad = None
+        (y * y).sum().backward()
+        found.append([t.detach().numpy() for t in (y, given.grad, weight.grad, bias.grad)])
+        if not copied and order == (1, 0, 2):
+            assert y.array.transpose(1, 0, 2).flags.c_contiguous
+    for got, want in zip(*found, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
