@@ -207,6 +207,20 @@ def _counting(x, w):
     return loss
 
 
+def _selected(x, w):
+    chosen = (x * w).masked_select(x > 0.75)  # as many in all calls but two
+    loss = chosen.sum() / max(1, len(chosen))
+    loss.backward()
+    return loss
+
+
+def _places(x, w):
+    places = dtrain.nonzero(x > 0.75)[:, 0]
+    loss = (x * w)[places].sum() / max(1, len(places))
+    loss.backward()
+    return loss
+
+
 def _scaled(x, w):
     loss = (x * w).sum()
     _Kept.scaler.scale(loss).backward()
@@ -235,7 +249,8 @@ def _checkpoint(x, w):
     [
         (_item, "values are looked at"), (_branch, "values are looked at"), (_array, "values are looked at"),
         (_numpy, "by something else than"), (_keep, "keeps a tensor"), (_count, "values are looked at"),
-        (_checkpoint, "checkpoint"), (_counting, "at every call"), (_scaled, "GradScaler"), (_workers, "DiLoCo"),
+        (_checkpoint, "checkpoint"), (_counting, "at every call"), (_scaled, "GradScaler"),
+        (_selected, "sizes that depend on values"), (_places, "sizes that depend on values"), (_workers, "DiLoCo"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_captured_runs_as_it_is_and_says_why(step, reason, capsys):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor, op
+from dtrain.autograd import Tensor, op, sized_by_values
 from dtrain.backend import on_gpu
 from dtrain.ops.dtypes import dimension
 from dtrain.ops.positions import along, checked_index, rows, slice_of, take_flat
@@ -177,6 +177,7 @@ def masked_select(input: Any, mask: Any) -> Any:
     """The elements where mask is true, in a row; both broadcast. Raises TypeError unless mask is bool."""
     if mask.dtype != np.bool_:
         raise TypeError(f"masked_select needs a mask of dtype bool, got {mask.dtype}")
+    sized_by_values()
     shape = np.broadcast_shapes(input.shape, mask.shape)
     if input.shape != shape:
         input = broadcast_to(input, shape)
@@ -190,9 +191,14 @@ def nonzero(input: Any, *, as_tuple: bool = False) -> Any:
     return argwhere(input)
 
 
-@op
 def argwhere(input: Any) -> Any:
     """The places of what is not zero: (count, ndim)."""
+    sized_by_values()
+    return _argwhere(input)
+
+
+@op
+def _argwhere(input: Any) -> Any:
     return np.argwhere(input).astype(np.int64, copy=False), None
 
 
