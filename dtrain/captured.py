@@ -51,9 +51,8 @@ class CapturedStep:
     values are looked at (`loss.item()`), with SyncBatchNorm, activation checkpoints, `no_sync()`, a ledger; on a GPU
     with optimizers that are not elementwise and gradients that go by way of the host's memory; on a CPU with a
     GradScaler, DiLoCo, sizes that depend on values (`masked_select`), and where the step keeps tensors or makes them
-    from NumPy's arrays. With DistributedDataParallel a
-    rank's microbatches of a step belong into one call. With a GradScaler each start of a graph waits for the one
-    before: whether its step counts has to be known.
+    from NumPy's arrays. With DistributedDataParallel a rank's microbatches of a step belong into one call. With a
+    GradScaler each start of a graph waits for the one before: whether its step counts has to be known.
 
     Attributes: captured, how many steps there are, one for each kind of inputs; reason, why there is none, or None;
     source, what the newest one of a CPU does, as Python's text.
@@ -162,14 +161,17 @@ class _Calls:
 
     def __init__(self, tape: Tape, result: Any) -> None:
         self.calls = tape.compiled()
-        self.leaves = list(tape.leaves.values())
+        self.leaves, self.modules = list(tape.leaves.values()), list(tape.modules.values())
         self.inputs = tape.given_whole()
         self.result = map_tensors(lambda t: Tensor(np.empty(0)), result)  # its structure
 
     def still_fits(self) -> bool:
-        """Whether the step would use the same memory."""
+        """Whether the step would use the same memory, and modules in the same mode."""
         for tensor, array in self.leaves:  # noqa: SIM110  (faster than all())
             if tensor.array is not array:
+                return False
+        for module, training in self.modules:  # noqa: SIM110
+            if module.training is not training:
                 return False
         return True
 

@@ -298,6 +298,18 @@ def test_errors_come_as_ever_and_spoil_nothing():
         dtrain.autograd.backward_root()
 
 
+def test_a_step_follows_its_modules_into_evaluation():
+    dtrain.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 12), nn.BatchNorm1d(12), nn.Dropout(0.5))
+    run, x = dtrain.capture(lambda x: model(x)), _batch(0)[0]
+    for training in (True, False, True):
+        model.train(training)
+        results = {run(x).array.tobytes() for _ in range(6)}
+        assert len(results) == (6 if training else 1)
+        assert run.captured == 1 and run.reason is None
+    assert results.isdisjoint({model.eval()(x).array.tobytes()})
+
+
 def test_steps_of_several_kinds_and_memory_that_has_moved():
     model = nn.Linear(12, 6)
     run = dtrain.capture(lambda x, scale: model(x).sum() * scale)

@@ -78,6 +78,7 @@ class Tape:
         self.reason: str | None = None
         self.arrays: dict[int, Any] = {}  # of tensors that are not made here, by id
         self.leaves: dict[int, tuple[Tensor, Any]] = {}  # these tensors, and their arrays
+        self.modules: dict[int, tuple[Any, bool]] = {}  # that are called, and whether they are in training
         self.given: dict[int, Tensor] = {}  # the step's own tensors -> those that a replay is given
         self.source = ""
         self._inputs: list[str] = []

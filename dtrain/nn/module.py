@@ -66,6 +66,8 @@ class Module(Hooked, Stateful):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         output = self.forward(*args, **kwargs) if self._call_hooks is None else self._call_hooked(args, kwargs)
+        if mode.tape is not None:
+            mode.tape.modules[id(self)] = self, self.training
         if mode.enabled:
             if isinstance(output, (tuple, list)):
                 self.__dict__["_last_call"] = len(output), list(map(_passed, (*args, *output)))
