@@ -48,10 +48,10 @@ class CapturedStep:
     overwrites them.
 
     Where the step cannot be captured, a line on standard error says why, once, and it goes on being run as it is: where
-    values are looked at (`loss.item()`), with SyncBatchNorm, activation checkpoints, `no_sync()`, a ledger; on a GPU
-    with optimizers that are not elementwise and gradients that go by way of the host's memory; on a CPU with a
-    GradScaler, DiLoCo, sizes that depend on values (`masked_select`), and where the step keeps tensors or makes them
-    from NumPy's arrays. With DistributedDataParallel a rank's microbatches of a step belong into one call. With a
+    values are looked at (`loss.item()`), with sizes that depend on values (`masked_select`), SyncBatchNorm, activation
+    checkpoints, `no_sync()`, DiLoCo, a ledger; on a GPU with optimizers that are not elementwise and gradients that go
+    by way of the host's memory; on a CPU with a GradScaler, and where the step keeps tensors or makes them from
+    NumPy's arrays. With DistributedDataParallel a rank's microbatches of a step belong into one call. With a
     GradScaler each start of a graph waits for the one before: whether its step counts has to be known.
 
     Attributes: captured, how many steps there are, one for each kind of inputs; reason, why there is none, or None;

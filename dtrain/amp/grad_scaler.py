@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from dtrain.autograd import Tensor, mark_written
-from dtrain.autograd.mode import mode
 from dtrain.backend import Array, capture, device_of, on_gpu, to_device, to_numpy, xp_of
 from dtrain.backend.halves import HALVES
 
@@ -63,8 +62,7 @@ class GradScaler:
         if isinstance(outputs, (list, tuple)):
             return type(outputs)(map(self.scale, outputs))
         if not on_gpu(outputs.array):
-            if mode.tape is not None:
-                mode.tape.give_up("a GradScaler's scale on a CPU is a number of this step")
+            capture.refuse("a GradScaler's scale on a CPU is a number of this step")
             return outputs * self.get_scale()
         self._move_to(outputs.array)
         wide = outputs.to(np.float32) if outputs.dtype in HALVES else outputs

@@ -12,7 +12,7 @@ from dtrain.autograd.mode import enable_grad, inference_mode, is_grad_enabled, n
 from dtrain.autograd.nested import map_tensors
 from dtrain.autograd.op import Into, Joint, op
 from dtrain.autograd.recorded import Recorded
-from dtrain.autograd.tape import Tape, as_one_call, constant, sized_by_values
+from dtrain.autograd.tape import Tape, as_one_call, constant
 from dtrain.autograd.tensor import Tensor, device
 from dtrain.autograd.under_way import backward_root, on_backward_end
 from dtrain.autograd.writes import mark_written
@@ -43,5 +43,4 @@ __all__ = [
     "on_backward_end",
     "op",
     "set_grad_enabled",
-    "sized_by_values",
 ]

@@ -34,7 +34,7 @@ from dtrain.autograd.tensor import Tensor
 from dtrain.autograd.under_way import under_way
 from dtrain.backend import capture, on_gpu
 
-__all__ = ["Tape", "as_one_call", "constant", "sized_by_values"]
+__all__ = ["Tape", "as_one_call", "constant"]
 
 _VARIABLE = re.compile(r"\bv\d+\b")
 _PLAIN = (bool, int, str, type(None))
@@ -52,12 +52,6 @@ def as_one_call(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **kwargs) if tape is None else tape.call(function, args, kwargs)
 
     return call
-
-
-def sized_by_values() -> None:
-    """Said by what makes tensors of sizes that depend on values, which Python may look at: no step is noted with it."""
-    if mode.tape is not None:
-        mode.tape.give_up("it makes tensors of sizes that depend on values")
 
 
 @as_one_call

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.autograd import Tensor, op, sized_by_values
-from dtrain.backend import on_gpu
+from dtrain.autograd import Tensor, op
+from dtrain.backend import capture, on_gpu
 from dtrain.ops.dtypes import dimension
 from dtrain.ops.positions import along, checked_index, rows, slice_of, take_flat
 from dtrain.ops.shape import broadcast_to
@@ -17,6 +17,9 @@ __all__ = [
     "argwhere", "count_nonzero", "gather", "index", "index_select", "masked_select", "narrow", "nonzero",
     "nonzero_static", "raw_key", "select", "take", "take_along_dim", "unravel_index",
 ]  # fmt: skip
+
+
+_SIZED = "it makes tensors of sizes that depend on values"
 
 
 # -- x[key] ------------------------------------------------------------------------------------------
@@ -177,7 +180,7 @@ def masked_select(input: Any, mask: Any) -> Any:
     """The elements where mask is true, in a row; both broadcast. Raises TypeError unless mask is bool."""
     if mask.dtype != np.bool_:
         raise TypeError(f"masked_select needs a mask of dtype bool, got {mask.dtype}")
-    sized_by_values()
+    capture.refuse(_SIZED)
     shape = np.broadcast_shapes(input.shape, mask.shape)
     if input.shape != shape:
         input = broadcast_to(input, shape)
@@ -193,7 +196,7 @@ def nonzero(input: Any, *, as_tuple: bool = False) -> Any:
 
 def argwhere(input: Any) -> Any:
     """The places of what is not zero: (count, ndim)."""
-    sized_by_values()
+    capture.refuse(_SIZED)
     return _argwhere(input)
 
 
