@@ -64,7 +64,7 @@ def one_round(ranks: int, openmpi: Path) -> dict[str, list[list[float]]]:
     script = [__file__, "--child"]
     commands = [
         ("MPICH", {}, [str(here / "mpirun"), "-n", str(ranks), sys.executable, *script, "mpi"]),
-        ("Open MPI", settings("Open MPI"),
+        ("Open MPI", settings("Open MPI", ranks),
          [str(openmpi / "bin/mpirun"), "-n", str(ranks), str(openmpi / "bin/python"), *script, "mpi"]),
         ("gloo", {}, [sys.executable, "-m", "torch.distributed.run", "--standalone",
                       "--nproc-per-node", str(ranks), *script, "gloo"]),

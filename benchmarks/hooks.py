@@ -78,7 +78,7 @@ def start_child(name: str, seed: int, ranks: int, microbatches: int) -> dict[str
     """What a job of so many ranks reports."""
     mpirun = find_mpirun()
     script = [__file__, "--child", name, str(seed), "--microbatches", str(microbatches)]
-    environment = {**os.environ, **settings(mpirun_family(mpirun)[0]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **settings(mpirun_family(mpirun)[0], ranks), "OMP_NUM_THREADS": "1"}
     command = [str(mpirun), "-n", str(ranks), sys.executable, *script]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

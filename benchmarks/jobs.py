@@ -53,7 +53,7 @@ class Job:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         if library in OURS and ranks > 1:
             mpirun = find_mpirun()
-            environment |= settings(mpirun_family(mpirun)[0])
+            environment |= settings(mpirun_family(mpirun)[0], ranks)
             commands = [([mpirun, "-n", str(ranks), *script], environment)]
         else:
             commands = [(script, environment | {"RANK": str(r), "WORLD_SIZE": str(ranks)}) for r in range(ranks)]

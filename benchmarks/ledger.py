@@ -36,7 +36,7 @@ def main() -> None:
         run_child(names, options.every)
         return
     mpirun = find_mpirun()
-    environment = {**os.environ, "DTRAIN_THREADS": "1", **settings(mpirun_family(mpirun)[0])}
+    environment = {**os.environ, "DTRAIN_THREADS": "1", **settings(mpirun_family(mpirun)[0], options.ranks)}
     command = [mpirun, "-n", str(options.ranks), sys.executable, __file__, "--child", "--every", str(options.every)]
     done = subprocess.run([*command, *names], env=environment, capture_output=True, text=True)
     if done.returncode:

@@ -53,7 +53,7 @@ def main() -> None:
 def start_child(names: list[str], ranks: int) -> list[dict[str, Any]]:
     """The rows that a job of so many ranks reports."""
     mpirun = find_mpirun()
-    environment = {**os.environ, "DTRAIN_THREADS": "1", **settings(mpirun_family(mpirun)[0])}
+    environment = {**os.environ, "DTRAIN_THREADS": "1", **settings(mpirun_family(mpirun)[0], ranks)}
     command = [mpirun, "-n", str(ranks), sys.executable, __file__, "--child", *names]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:

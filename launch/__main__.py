@@ -134,7 +134,7 @@ def _job(options: argparse.Namespace) -> tuple[dict[str, str], list[str], signal
     if survive:
         survival = ["--with-ft", "ulfm", "-x", "DTRAIN_KEEPER"]
         environment["DTRAIN_KEEPER"] = "survive"
-    return environment | settings(family), [mpirun, *survival, "-n", str(options.n), *script], ask
+    return environment | settings(family, options.n), [mpirun, *survival, "-n", str(options.n), *script], ask
 
 
 def _can_survive(library: str | None, library_text: str, options: argparse.Namespace) -> bool:

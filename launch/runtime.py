@@ -83,16 +83,17 @@ def start_mpi_under_srun() -> None:
     MPI.Init_thread(MPI.THREAD_MULTIPLE)
 
 
-def settings(family: str | None, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment variables that mpirun of this family needs here.
+def settings(family: str | None, ranks: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment variables that mpirun of this family needs here for so many ranks.
 
     What the user has set stays. MPICH and Intel MPI need nothing.
     """
     if family != "Open MPI":
         return {}
     wanted = {
-        # A core is shared by ranks when there are more of them; then a wait must let others run.
-        "OMPI_MCA_mpi_yield_when_idle": "1",
+        # Two ranks that send each other a large message by TCP would do so one after the other: each asks for the
+        # other's data behind its own, on the same connection ("put"). Without it they send pieces in turns.
+        "OMPI_MCA_btl_tcp_flags": "send,inplace,need-ack,need-csum,hetero-rdma",
         # Open MPI would bind one or two ranks to one core each, with all their threads.
         "PRTE_MCA_hwloc_default_binding_policy": "none",
         "OMPI_MCA_hwloc_base_binding_policy": "none",
@@ -100,6 +101,10 @@ def settings(family: str | None, environment: Mapping[str, str] = os.environ) ->
     if os.geteuid() == 0:
         wanted |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     if not _given_hosts(environment):
+        if ranks > len(os.sched_getaffinity(0)):
+            # A core is shared by ranks: a wait must let others run. Else it must not: the kernel lets a thread that has
+            # given way wait for long, and the helper thread's looks at its messages come late.
+            wanted["OMPI_MCA_mpi_yield_when_idle"] = "1"
         wanted |= {
             # More ranks than cores: version 5 reads the first, version 4 the second.
             "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",

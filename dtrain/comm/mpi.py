@@ -23,8 +23,11 @@ LARGE = 4 << 20
 CHUNK = 2 << 20
 # Seconds between looks at a message that others' work is not to wait for, at most; and as a part of the time that it
 # has taken. Each look costs the main thread about 20 microseconds, and the kernel keeps what comes meanwhile.
-PAUSE = 2e-4
+PAUSE = 4e-4
 PAUSE_PART = 0.25
+# Seconds after which Open MPI is waited in instead: what a thread only looked at stood still there, now and then, while
+# another thread waited in a collective (5.0.11, between hosts, 2 of 12 jobs).
+STILL = 1.0
 
 
 class MPICommunicator(Communicator):
@@ -59,9 +62,12 @@ class MPICommunicator(Communicator):
         self._note("all ranks", range(self.size))
         self._ops = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
         self._in_place = MPI.IN_PLACE
-        # What one thread only tests stands still, now and then, while another thread waits in a blocking collective
-        # (5.0.11, between hosts). Its own patience is mpi_yield_when_idle, which `python -m launch` sets.
         self._is_open_mpi = "Open MPI" in MPI.Get_library_version()
+        #: Whether who is patient looks at a message now and then. Where Open MPI was told to give way (by
+        #: launch/runtime.py), a look does so too, and the next comes too late: there patience is a collective's.
+        told = os.environ.get("OMPI_MCA_mpi_yield_when_idle") == "1"  # noqa: SIM112  (its name)
+        gives_way = self._is_open_mpi and told
+        self._looks = not any(comm.allgather(gives_way))
 
     def _use(self, comm: Any, twin: Any, local: Any) -> None:
         """Send by these communicators of mpi4py: the main thread's, the helper thread's, that of this host's ranks."""
@@ -167,7 +173,7 @@ class MPICommunicator(Communicator):
 
     def _all_gather(self, flat: Array, cuts: list[int]) -> None:
         with self._calls("all_gather", flat):
-            if self.patient and not self._is_open_mpi:
+            if self.patient and self._looks:
                 parts = _parts(flat, _counts(cuts))
                 self._trade([parts[self.rank]] * self.size, parts)
             else:
@@ -175,7 +181,7 @@ class MPICommunicator(Communicator):
 
     def _all_to_all(self, send: Array, send_counts: list[int], recv: Array, recv_counts: list[int]) -> None:
         with self._calls("all_to_all", send, recv):
-            if self.patient and not self._is_open_mpi:
+            if self.patient and self._looks:
                 give, take = _parts(send, send_counts), _parts(recv, recv_counts)
                 take[self.rank][...] = give[self.rank]
                 self._trade(give, take)
@@ -192,7 +198,13 @@ class MPICommunicator(Communicator):
         requests += [self._comm.Isend(give[r], r) for r in others if give[r].size]
         start = time.perf_counter()
         while requests := [request for request in requests if not request.Test()]:
-            time.sleep(min(PAUSE, PAUSE_PART * (time.perf_counter() - start)))
+            waited = time.perf_counter() - start
+            if waited > STILL and self._is_open_mpi:
+                from mpi4py import MPI
+
+                MPI.Request.Waitall(requests)
+                return
+            time.sleep(min(PAUSE, PAUSE_PART * waited))
 
 
 class _Twin(MPICommunicator):

@@ -109,8 +109,8 @@ class Cluster:
         """Bytes that each host has sent over its link so far."""
         return [node.sent() for node in self.nodes]
 
-    def environment(self, **more: str) -> dict[str, str]:
-        """That of mpirun on the front end: how to reach the hosts, what this environment's MPI needs."""
+    def environment(self, ranks: int, **more: str) -> dict[str, str]:
+        """That of mpirun of so many ranks on the front end: how to reach the hosts, what the MPI needs."""
         return {
             **os.environ,
             "PYTHONPATH": str(ROOT),
@@ -120,7 +120,7 @@ class Cluster:
             "HYDRA_LAUNCHER": "ssh",
             "HYDRA_LAUNCHER_EXEC": str(Path(__file__).with_name("ssh")),
             "PRTE_MCA_plm_ssh_agent": str(Path(__file__).with_name("ssh")),
-            **settings(mpirun_family(find_mpirun())[0]),
+            **settings(mpirun_family(find_mpirun())[0], ranks),
             # Open MPI: as many ranks on a host as its name is given with, in order.
             "PRTE_MCA_rmaps_default_mapping_policy": "slot",
             **more,
@@ -142,7 +142,7 @@ class Cluster:
             stdout=output,
             stderr=output,
             text=True,
-            env=self.environment(**more),
+            env=self.environment(sum(ranks), **more),
         )
 
     def mpirun(

@@ -98,12 +98,15 @@ def test_open_mpi_is_told_what_it_needs(machine: Machine, capsys: pytest.Capture
     command = planned(capsys, "-n", "2", "train.py")
     assert "PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe" in command
     assert ("OMPI_ALLOW_RUN_AS_ROOT=1" in command) == (os.geteuid() == 0)
-    assert settings("MPICH", {}) == {}
-    assert "OMPI_MCA_pml" in settings("Open MPI", {})
-    assert "OMPI_MCA_pml" not in settings("Open MPI", {"OMPI_MCA_btl": "tcp,self"})
-    assert "OMPI_MCA_mpi_yield_when_idle" not in settings("Open MPI", {"OMPI_MCA_mpi_yield_when_idle": "0"})
-    in_slurm = settings("Open MPI", {"SLURM_JOB_ID": "7"})
-    assert not {"OMPI_MCA_pml", "PRTE_MCA_rmaps_default_mapping_policy"} & set(in_slurm)
+    more = len(os.sched_getaffinity(0)) + 1  # ranks than cores
+    yields = "OMPI_MCA_mpi_yield_when_idle"
+    assert settings("MPICH", more, {}) == {}
+    assert settings("Open MPI", more, {})[yields] == "1" and yields not in settings("Open MPI", 1, {})
+    assert "OMPI_MCA_pml" in settings("Open MPI", 2, {})
+    assert "OMPI_MCA_pml" not in settings("Open MPI", 2, {"OMPI_MCA_btl": "tcp,self"})
+    assert yields not in settings("Open MPI", more, {yields: "0"})
+    in_slurm = settings("Open MPI", more, {"SLURM_JOB_ID": "7"})
+    assert not {"OMPI_MCA_pml", "PRTE_MCA_rmaps_default_mapping_policy", yields} & set(in_slurm)
 
 
 def test_survival_needs_open_mpi_5(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
