@@ -45,11 +45,11 @@ def _addresses_are_free() -> bool:
 
 def _use_large_pages(libc: ctypes.CDLL) -> None:
     """Let the heap have the addresses that it will need, while they cost nothing, and ask for large pages there."""
-    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes, libc.madvise.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     pieces = [libc.malloc(_PIECE) for _ in range(_ROOM // _PIECE)]
     for piece in pieces:
         libc.free(piece)
-    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     for line in Path("/proc/self/maps").read_text().splitlines():
         if line.endswith("[heap]"):
             start, stop = (int(end, 16) for end in line.split()[0].split("-"))
