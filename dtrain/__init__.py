@@ -43,7 +43,7 @@ from dtrain.autograd import Tensor, device, enable_grad, inference_mode, is_grad
 from dtrain.amp import autocast, get_autocast_dtype, is_autocast_available, is_autocast_enabled
 from dtrain.backend.halves import bfloat16
 from dtrain.backend.precision import get_float32_matmul_precision, set_float32_matmul_precision
-from dtrain.backend.random import manual_seed
+from dtrain.backend.random import Generator, manual_seed
 from dtrain.captured import capture
 from dtrain.hub.serialization import load, save
 from dtrain.ops.activation import celu, log_softmax, relu, selu, sigmoid, softmax, tanh

@@ -38,6 +38,9 @@ LAYERS = (
     "dtrain.gpucheck",
 )
 
+# Modules that only lead from PyTorch's names to where things are; whoever imports one of them is above these.
+PATHS_OF_PYTORCH = ("dtrain.utils.data", "dtrain.nn.parallel")
+
 LINES = 400
 LONG_FILES = {  # and why they are longer
     "dtrain/parallel/distributed.py": "a step, from the first call of the model to the sums",
@@ -55,6 +58,8 @@ MODULES = {module_of(file): file for file in SOURCES}
 
 def layer_of(module: str) -> str:
     """The layer to which a module belongs."""
+    if module in PATHS_OF_PYTORCH:
+        return "dtrain"
     return next((layer for layer in LAYERS if layer.count(".") and in_package(module, layer)), module.split(".")[0])
 
 

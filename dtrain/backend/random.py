@@ -17,7 +17,7 @@ from enum import IntEnum
 
 import numpy as np
 
-__all__ = ["Key", "Purpose", "key", "manual_seed", "next_stream", "stream"]
+__all__ = ["Generator", "Key", "Purpose", "key", "manual_seed", "next_stream", "stream"]
 
 
 class Purpose(IntEnum):
@@ -79,6 +79,28 @@ def manual_seed(seed: int) -> None:
     """
     Key.first_seed = int(seed)
     key.start(int(seed))
+
+
+class Generator(np.random.Generator):
+    """Random numbers of its own, for whatever takes a `generator`: a function of its seed and of what it drew before.
+
+    device: accepted as in PyTorch; numbers are drawn on the CPU.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__(np.random.Philox(key=0))
+        self.device = device
+        self._seed = 0
+
+    def manual_seed(self, seed: int) -> Generator:
+        """Begin again, from this seed; returns the generator."""
+        self._seed = int(seed)
+        self.bit_generator.state = np.random.Philox(key=self._seed & _MASK).state
+        return self
+
+    def initial_seed(self) -> int:
+        """The seed that it has begun from."""
+        return self._seed
 
 
 def stream(seed: int, purpose: Purpose, *counter: int) -> np.random.Generator:

@@ -6,7 +6,15 @@ with `rank` and `size`. Read `sampler.py` first (which samples go where: the par
 """
 
 from dtrain.data.collate import default_collate
+from dtrain.data.combined import ConcatDataset, Subset, TensorDataset, random_split
 from dtrain.data.dataset import ArrayDataset, Dataset
+from dtrain.data.drawn import (
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 from dtrain.data.japanese_vowels import JapaneseVowels
 from dtrain.data.loader import DataLoader
 from dtrain.data.mnist import MNIST, FashionMNIST
@@ -25,6 +33,7 @@ __all__ = [
     "ArrayDataset",
     "CharacterText",
     "Compose",
+    "ConcatDataset",
     "Context",
     "DataLoader",
     "Dataset",
@@ -34,6 +43,14 @@ __all__ = [
     "Normalize",
     "RandomCrop",
     "RandomHorizontalFlip",
+    "RandomSampler",
+    "Sampler",
+    "SequentialSampler",
+    "Subset",
+    "SubsetRandomSampler",
+    "TensorDataset",
     "Transform",
+    "WeightedRandomSampler",
     "default_collate",
+    "random_split",
 ]

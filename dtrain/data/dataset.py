@@ -32,6 +32,12 @@ class Dataset:
     def __getitem__(self, index: int) -> Any:
         raise NotImplementedError(f"{type(self).__name__} must define __getitem__(self, index)")
 
+    def __add__(self, other: Any) -> Any:
+        """The samples of both, one after the other."""
+        from dtrain.data.combined import ConcatDataset
+
+        return ConcatDataset([self, other])
+
 
 class ArrayDataset(Dataset):
     """Sample i is the tuple of the i-th elements of equally long NumPy arrays or Tensors.
@@ -77,7 +83,7 @@ class ArrayDataset(Dataset):
 
 
 def batch_method(dataset: Any) -> Callable[..., tuple[Any, ...]] | None:
-    """`dataset.batch`, unless a subclass of the class that defines it has its own `__getitem__`."""
+    """`dataset.batch`, which may be None, unless a subclass of the class that defines it has its own `__getitem__`."""
     if not isinstance(dataset, Dataset):
         return None
     for cls in type(dataset).__mro__:

@@ -42,8 +42,12 @@ class DataLoader:
         dataset: has `len(dataset)` and `dataset[i]`.
         batch_size: B, the samples of a step over all ranks (the global batch).
         shuffle: a new order every epoch, a function of (seed, epoch); else 0, 1, 2, ...
+        sampler: gives the numbers of an epoch's samples in their order, `len(sampler)` of them, the same on all ranks
+            (see `drawn.py`); or any sequence of numbers. In place of `shuffle`.
         num_workers: threads that prepare batches; 0 prepares them in the caller's thread.
         collate_fn: makes a batch of a list of samples; the first axis of its arrays counts samples.
+        pin_memory, persistent_workers: as PyTorch's scripts pass them. What travels to `device` lies in pinned memory,
+            and workers are threads, in any case.
         drop_last: leave out a last step of fewer than `batch_size` samples.
         comm: says `rank` and `size`, and `microbatches` if it has a say; without it, one rank. All ranks of
             a communicator make the loader together: that they agree is checked.
@@ -63,10 +67,13 @@ class DataLoader:
         dataset: Any,
         batch_size: int = 1,
         shuffle: bool = False,
+        sampler: Any = None,
         *,
         num_workers: int = 1,
         collate_fn: Callable[[list[Any]], Any] | None = None,
+        pin_memory: bool = False,
         drop_last: bool = False,
+        persistent_workers: bool = False,
         comm: Any = None,
         microbatches: int | None = None,
         seed: int | None = None,
@@ -75,6 +82,8 @@ class DataLoader:
     ):
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
             raise TypeError(f"a dataset needs __len__ and __getitem__, {type(dataset).__name__} lacks one")
+        if sampler is not None and shuffle:
+            raise ValueError("a sampler gives the order of samples: leave shuffle=True away, or the sampler")
         self._comm = SimpleNamespace(rank=0, size=1) if comm is None else comm
         if microbatches is None:
             microbatches = getattr(comm, "microbatches", None) or self._comm.size
@@ -88,9 +97,10 @@ class DataLoader:
         self.drop_last = bool(drop_last)
         self._own: Sequence[int] | None = None
         microbatch_block(self._comm.rank, self._comm.size, microbatches)  # raises unless there are enough
-        self._samples = len(dataset)
+        self.sampler = sampler
+        self._samples = len(dataset if sampler is None else sampler)
         if self._samples == 0:
-            raise ValueError("the dataset is empty: there is nothing to load")
+            raise ValueError(f"the {'dataset' if sampler is None else 'sampler'} is empty: there is nothing to load")
         # Rounded up, so that the last step may be short.
         self.steps = self._samples // batch_size if drop_last else -(-self._samples // batch_size)
         if self.steps == 0:
@@ -158,7 +168,7 @@ class DataLoader:
         return self._walk(self._epoch, self._consumed // self.batch_size, token)
 
     def _walk(self, epoch: int, step: int, token: object) -> Iterator[Any]:
-        order = epoch_order(self.seed, epoch, self._samples, self.shuffle)
+        order = self._order(epoch)
         redone = self._redone()
         while step < self.steps:
             generation, own = self._generation(), self.own_microbatches
@@ -178,6 +188,17 @@ class DataLoader:
                 redone = self._redone()
                 if token is self._iterator:
                     self._consumed = step * self.batch_size
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """The numbers of an epoch's samples."""
+        if self.sampler is None:
+            return epoch_order(self.seed, epoch, self._samples, self.shuffle)
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+        order = np.array(list(self.sampler), np.int64)
+        if len(order) != self._samples:
+            raise ValueError(f"the sampler gives {len(order)} numbers, and its length was {self._samples}")
+        return order
 
     def _batches(
         self, order: NDArray[np.int64], epoch: int, first_step: int, own: Sequence[int]
