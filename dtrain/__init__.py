@@ -65,6 +65,7 @@ from dtrain.ops.creation import (
     arange, as_tensor, empty, empty_like, eye, fill, from_numpy, full, full_like, linspace, logspace, ones, ones_like,
     rand, rand_like, randint, randint_like, randn, randn_like, randperm, scalar_tensor, tensor, zeros, zeros_like,
 )  # fmt: skip
+from dtrain.ops.draws import get_rng_state, set_rng_state
 from dtrain.ops.elementwise import (
     acos, acosh, angle, arccos, arccosh, arcsin, arcsinh, arctan, arctanh, asin, asinh, atan, atanh, ceil, cosh,
     deg2rad, exp2, expm1, fix, floor, frac, frexp, isinf, isneginf, isposinf, isreal, log10, log2, nan_to_num,

@@ -1,5 +1,6 @@
 """In-place draws belong to the microbatch, as all others do: they do not depend on what a rank did before."""
 
+import numpy as np
 import pytest
 
 import dtrain
@@ -47,3 +48,26 @@ def test_a_draw_is_of_the_mode_in_which_it_was_asked_for():
     with dtrain.no_grad():
         without = drawing()
     assert without.args == (Purpose.NO_GRAD,) and drawing().args == (Purpose.GRAPH,)
+
+
+@pytest.mark.parametrize("seed", [0, 5, -3, (1 << 63) + 7])
+def test_a_state_of_the_random_streams_is_gone_back_to(seed: int) -> None:
+    def drawn() -> list[np.ndarray]:
+        layer = dtrain.nn.Linear(2, 2)
+        with dtrain.no_grad():
+            noise = dtrain.randn(3)
+        return [dtrain.rand(3).numpy(), noise.numpy(), layer.weight.detach().numpy()]
+
+    dtrain.manual_seed(seed)
+    before = dtrain.get_rng_state()
+    first = drawn()
+    state = dtrain.get_rng_state()
+    second = drawn()
+    dtrain.set_rng_state(state)
+    assert all(map(np.array_equal, drawn(), second))
+    dtrain.set_rng_state(before)
+    assert all(map(np.array_equal, drawn(), first)) and not any(map(np.array_equal, first, second))
+    for wrong in (dtrain.zeros(48), dtrain.zeros(47, dtype=dtrain.uint8)):
+        with pytest.raises(ValueError, match="get_rng_state gives"):
+            dtrain.set_rng_state(wrong)
+    dtrain.manual_seed(0)
