@@ -22,7 +22,7 @@ from launch.failure import IS_SILENT, SPEAKS, STARTED, Failure, before_mpi, supe
 from launch.gpus import bind
 from launch.memory import keep_freed_memory
 from launch.progress import Progress
-from launch.runtime import family_of, start_mpi_under_srun
+from launch.runtime import before_mpi_starts, family_of, start_mpi_under_srun
 from launch.segments import remove_own
 from launch.signals import stop_on_signals
 from launch.threads import default_threads, host_cores, set_threads, warn_if_crowded
@@ -191,6 +191,7 @@ class Job:
 
 def _connect(world: World) -> MPICommunicator:
     """The communicator of all ranks, if there are as many as the launcher has started."""
+    before_mpi_starts()
     try:
         if world.launcher.startswith("srun"):
             start_mpi_under_srun()
