@@ -7,6 +7,7 @@ of ranks; so neither does the loader's state, which is (epoch, samples consumed 
 from __future__ import annotations
 
 import sys
+import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -128,7 +129,7 @@ class DataLoader:
         """Raise the same ValueError on every rank if ranks would take different steps. Collective."""
         if not hasattr(comm, "all_gather_object"):
             return
-        mine = {
+        mine: dict[str, Any] = {
             "samples": self._samples,
             "batch_size": self.batch_size,
             "microbatches": self.microbatches,
@@ -136,6 +137,8 @@ class DataLoader:
             "drop_last": self.drop_last,
             "seed": self.seed,
         }
+        if self.sampler is not None:
+            mine["sampler"] = f"one whose numbers have the checksum {zlib.crc32(self._order(0).tobytes()):08x}"
         for rank, theirs in enumerate(everyone := comm.all_gather_object(mine)):
             for name, value in theirs.items():
                 if value != everyone[0][name]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import dtrain
+from dtrain.comm import run_ranks
 from dtrain.utils.data import (
     ConcatDataset,
     DataLoader,
@@ -135,6 +136,25 @@ def test_samplers_give_any_number_of_ranks_the_same_steps(name: str) -> None:
         assert len(set(taken)) == len(taken)
     if name == "more than there are":
         assert sorted(taken[:21]) == list(range(21))
+
+
+def test_ranks_whose_samplers_differ_are_told_so() -> None:
+    def run(comm):
+        class Own(Sampler):
+            """Draws from a generator that each rank has seeded for itself."""
+
+            def __len__(self) -> int:
+                return 7
+
+            def __iter__(self):
+                return iter(np.random.default_rng(comm.rank).permutation(7).tolist())
+
+        with pytest.raises(ValueError, match="disagree about the loader's sampler") as caught:
+            DataLoader(Squares(), 4, sampler=Own(), comm=comm)
+        DataLoader(Squares(), 4, sampler=RandomSampler(Squares()), comm=comm)
+        return str(caught.value)
+
+    assert len(set(run_ranks(3, run))) == 1, "the same message on every rank"
 
 
 def test_weights_are_the_probabilities() -> None:

@@ -1,65 +1,65 @@
-"""What malloc does with freed memory after `keep_freed_memory`, and in which pages it lies."""
+"""What a step frees is there for the next one."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.launch.jobs import environment
+from tests.launch.jobs import needs_mpi, run
 
-PROGRAM = """
-import resource
-import sys
-
+FAULTS = """
+import platform, resource
 import numpy as np
+import launch
 
-from launch.memory import keep_freed_memory
+def pages_of_a_step():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    arrays = [np.ones(n << 18, np.float32) for n in (1, 5, 40)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-limit = int(sys.argv[1])
-if limit:
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-keep_freed_memory()
-
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-def fill():
-    arrays = [np.ones(1 << 18, np.float32) for _ in range(96)]  # 1 MiB each
-    big = np.ones(10 << 20, np.float32)  # which malloc would map, and give back, by itself
-
-start = faults()
-fill()
-first, start = faults() - start, faults()
-fill()
-again = faults() - start
-def mib(file, name):
-    return next(int(line.split()[1]) // 1024 for line in open(file) if line.startswith(name + ":"))
-
-print(first, again, mib("/proc/self/smaps_rollup", "AnonHugePages"), mib("/proc/self/status", "VmSize"))
+job = launch.Job()
+print("pages", [pages_of_a_step() for _ in range(4)][-1], platform.libc_ver()[0])
 """
 
 
-def run(limit: int) -> list[int]:
-    command = [sys.executable, "-c", PROGRAM, str(limit)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return [int(number) for number in done.stdout.split()]
+@pytest.mark.parametrize("launcher", ["python", pytest.param("mpirun", marks=needs_mpi)])
+def test_memory_is_not_asked_of_the_system_again(launcher: str, tmp_path: Path) -> None:
+    ended = run(launcher, FAULTS, tmp_path, ranks=2)
+    assert ended.code == 0
+    lines = [line.split() for line in ended.output.splitlines() if line.startswith("pages")]
+    assert lines
+    for _, pages, library in lines:
+        assert int(pages) < 100 or library != "glibc"  # else some hundreds of huge pages, or 12,000
+
+
+LARGE = """
+import resource, sys
+import numpy as np
+
+limit = {limit}
+if limit:
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+import launch
+
+def mib(file, name):
+    return next(int(line.split()[1]) // 1024 for line in open(file) if line.startswith(name + ":"))
+
+job = launch.Job()
+arrays = [np.ones(1 << 18, np.float32) for _ in range(128)]  # 1 MiB each
+print("MiB", mib("/proc/self/smaps_rollup", "AnonHugePages"), mib("/proc/self/status", "VmSize"))
+"""
 
 
 @pytest.mark.parametrize("limit", [0, 3 << 30], ids=["addresses are free", "3 GiB of addresses"])
-def test_freed_memory_is_not_asked_for_again(limit: int) -> None:
-    first, again, _, size = run(limit)
-    assert again < 200, f"the second time the system gave {again} pages, the first time {first}"
-    if limit:
-        assert size < limit >> 20, "what is not used has addresses of a process that may only have so many"
-
-
-def test_it_lies_in_large_pages() -> None:
+def test_it_lies_in_large_pages_where_a_process_may_have_the_addresses(limit: int, tmp_path: Path) -> None:
     mode = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not mode.exists() or "[never]" in mode.read_text():
         pytest.skip("this system has no large pages to give")
-    first, _, huge, _ = run(0)
-    assert huge >= 100, f"{huge} MiB of 136 are in large pages; the system gave {first} pages"
+    ended = run("python", LARGE.format(limit=limit), tmp_path)
+    assert ended.code == 0, ended.output
+    large, addresses = next(map(int, s.split()[1:]) for s in ended.output.splitlines() if s.startswith("MiB"))
+    if limit:
+        assert addresses < limit >> 20, "what is not used has addresses of a process that may only have so many"
+    else:
+        assert large >= 100, f"{large} MiB of 128 are in large pages"
