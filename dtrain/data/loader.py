@@ -201,6 +201,10 @@ class DataLoader:
         order = np.array(list(self.sampler), np.int64)
         if len(order) != self._samples:
             raise ValueError(f"the sampler gives {len(order)} numbers, and its length was {self._samples}")
+        outside = order[(order < 0) | (order >= len(self.dataset))]
+        if len(outside):
+            last = len(self.dataset) - 1
+            raise ValueError(f"the sampler gives number {outside[0]}, and the dataset has samples 0 to {last}")
         return order
 
     def _batches(

@@ -171,6 +171,7 @@ def test_weights_are_the_probabilities() -> None:
         (lambda: RandomSampler(Squares(), num_samples=0), "num_samples must be at least 1"),
         (lambda: WeightedRandomSampler([1.0, -1.0], 2), "finite, not negative"),
         (lambda: WeightedRandomSampler([1.0, 0.0], 2, replacement=False), "1 weights are above 0"),
+        (lambda: list(DataLoader(Squares(), 2, sampler=[0, 7])), "gives number 7, and the dataset has samples 0 to 6"),
         (lambda: list(DataLoader(Squares(), 2, sampler=Short())), "gives 1 numbers, and its length was 2"),
     ],
 )
